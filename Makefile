@@ -1,0 +1,51 @@
+# make demo: the main job on this machine.  make test: everything that guards daily work.  Both set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help setup demo test test-all check format clean browser
+help:
+	@echo "make setup     build $(VENV) with every extra that installs here"
+	@echo "make demo      four hospitals fine-tune a real model, then answer a question (no GPU, hub or server)"
+	@echo "make test      the tests that guard daily work (15 minutes at most on two cores)"
+	@echo "make test-all  those, and the slow ones: killed runs, every documented command"
+	@echo "make check     ruff, mypy, import direction"
+	@echo "make clean     remove $(VENV) and caches; runs and data stay"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	@touch $@
+
+setup: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/fedmed run --recipe cpu_demo
+	$(BIN)/fedmed ask "What is hypertrophic cardiomyopathy?"
+
+# The browser test needs Chromium: installed by name where we may, else that one test fails and says so.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
+	  || echo "chromium is missing and cannot be installed without root: apt-get install chromium"
+
+test: $(STAMP) browser
+	$(BIN)/python -m pytest -m "not slow" tests
+
+test-all: $(STAMP) browser check
+	$(BIN)/python -m pytest tests
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

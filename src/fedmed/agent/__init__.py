@@ -1,0 +1,1 @@
+"""What watches a federation: the metrics of a run as it goes."""

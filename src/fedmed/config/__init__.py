@@ -1,0 +1,1 @@
+"""Settings: five YAML files hold the defaults, ``schema.py`` the types and ranges; ``load.py`` resolves them."""

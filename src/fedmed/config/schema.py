@@ -1,0 +1,169 @@
+"""Every setting, its type, range and default. Strict and frozen: no unknown key, no number given as a string.
+
+The five sections are the five YAML files beside this module; ``FedMedConfig`` is all of them together.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Text = Annotated[str, Field(pattern=r"\S")]  # not empty
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys and wrong types are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class LoraSection(Section):
+    """The adapter: what is trained and sent."""
+
+    r: Positive = 16  # rank
+    alpha: Annotated[float, Field(gt=0)] = 32.0  # the adapter's scale is alpha / r
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # of the adapter's input, in training
+    # Layers that get an adapter, by the end of their name.
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "v_proj", "k_proj")
+    use_rslora: bool = False  # scale alpha / sqrt(r)
+    use_dora: bool = False  # also learn a magnitude for each adapted layer
+
+
+class GenerationSection(Section):
+    """How answers are written."""
+
+    max_new_tokens: Positive = 96  # an answer ends here at the latest
+    temperature: Annotated[float, Field(ge=0.0)] = 0.0  # 0: greedy; above: sampled
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # sample among the likeliest tokens of this share
+    repetition_penalty: Annotated[float, Field(gt=0.0)] = 1.0  # > 1: repeats become less likely
+
+
+class ModelSection(Section):
+    """The base model, its prompt, its adapter."""
+
+    name: Text = "builtin:gemma-3-270m"  # builtin:… | hub id | local folder | file.gguf
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"  # of the frozen base; auto: bf16 where the hardware has it
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"  # auto | cpu | cuda | cuda:N
+    quantization: Literal["4bit"] | None = None  # of the frozen base; needs the extra 'gpu'
+    max_length: Annotated[int, Field(ge=8)] = 512  # tokens of prompt and answer together
+    prompt_template: str = "Question: {question}\nAnswer:"  # {question} exactly once
+    answer_prefix: str = " "  # between prompt and answer
+    lora: LoraSection = LoraSection()  # what is trained
+    generation: GenerationSection = GenerationSection()  # how answers are written
+
+    @model_validator(mode="after")
+    def _prompt_asks_the_question(self) -> ModelSection:
+        try:
+            grows_by = len(self.prompt_template.format(question="ab")) - len(self.prompt_template.format(question=""))
+        except (KeyError, IndexError, ValueError, AttributeError):
+            grows_by = 0
+        if grows_by != len("ab"):
+            raise ValueError("prompt_template must contain {question} exactly once, and other braces doubled: {{ }}")
+        return self
+
+
+class DatasetSection(Section):
+    """Which records are used."""
+
+    name: Text = "hpo"  # hpo | hub id | path of a file or folder
+    max_samples: Positive = 30_000  # a random sample of at most so many records
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1  # share of the groups kept from training
+    hub_split: Text = "train"  # which split of a hub dataset is read
+    columns: dict[str, str] = Field(default_factory=dict)  # ours -> theirs, e.g. {question: prompt, answer: reply}
+
+
+class EvaluationSection(Section):
+    """How much is measured."""
+
+    max_records_per_hospital: Positive = 64  # held-out records scored at each hospital
+    every_rounds: NonNegative = 0  # held-out loss of the global adapter every so many rounds; 0: only at the end
+    few_shot: NonNegative = 3  # worked examples in the reference prompt of the base model; 0: off
+    multiple_choice_items: NonNegative = 40  # held-out questions answered by choosing among four; 0: off
+    generated_answers: NonNegative = 16  # answers written out for ROUGE-L
+    sample_answers: NonNegative = 2  # guarded answers shown at the end
+
+
+class TrainingSection(Section):
+    """One hospital's training."""
+
+    batch_size: Positive = 2  # records a forward pass
+    gradient_accumulation_steps: Positive = 4  # passes summed to one optimiser step
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-4  # of AdamW
+    epochs: Positive = 2  # passes over a hospital's records each time it trains (FedAvg's E)
+    max_steps: Positive | None = None  # optimiser steps each time it trains; overrides epochs
+    lr_scheduler: Literal["cosine", "constant"] = "cosine"  # over all rounds together
+    warmup_ratio: Share = 0.0  # share of all steps over which the rate rises
+    max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0  # L2 norm gradients are clipped to; None: off
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0  # pulls the adapter towards 0
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # of the arithmetic
+    gradient_checkpointing: bool = False  # less memory, about a third slower
+    threads: Positive | None = None  # CPU threads; None: all
+    dataset: DatasetSection = DatasetSection()  # which records
+    evaluation: EvaluationSection = EvaluationSection()  # how much is measured
+
+
+class FederatedSection(Section):
+    """Hospitals, rounds and the sum."""
+
+    rounds: Positive = 10  # global rounds
+    num_clients: Positive = 4  # hospitals the data is split among
+    hospitals_per_round: Positive | None = None  # None: all of them
+    min_replies: Positive | None = None  # None: all that were asked
+    algorithm: Literal["fedavg", "fedprox"] = "fedavg"  # how hospitals' updates become one
+    fedprox_mu: Annotated[float, Field(ge=0.0)] = 0.01  # FedProx's pull towards the global adapter
+    split: Literal["iid", "dirichlet", "by_specialty", "by_source"] = "iid"  # how records are shared out
+    dirichlet_alpha: Annotated[float, Field(gt=0.0)] = 0.5  # smaller: hospitals more unlike each other
+    keep_rounds: Positive = 3  # newest round checkpoints kept on disk
+    seed: NonNegative = 17  # of everything random
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> FederatedSection:
+        asked = self.hospitals_per_round or self.num_clients
+        if asked > self.num_clients:
+            raise ValueError(f"hospitals_per_round {asked} is more than num_clients {self.num_clients}")
+        if self.min_replies is not None and self.min_replies > asked:
+            raise ValueError(f"min_replies {self.min_replies} is more than the {asked} hospitals asked each round")
+        return self
+
+
+class PrivacySection(Section):
+    """What a hospital lets out."""
+
+    share_metrics: bool = True  # False: no hospital's loss or token count leaves it; the summary says null
+    max_update_norm: Annotated[float, Field(gt=0.0)] | None = None  # L2 norm each hospital's update is scaled down to
+
+
+class SafetySection(Section):
+    """What a person gets to see."""
+
+    min_confidence: Share = 0.3  # below: the answer is withheld
+    max_confidence: Share = 0.95  # above: the stated confidence is capped
+    disclaimer: Text = (  # stands under every answer
+        "Research and educational use only, not medical advice. "
+        "Ask a qualified health professional before acting on this answer."
+    )
+    policy: Text | None = None  # path of a policy file that replaces the packaged one
+
+    @model_validator(mode="after")
+    def _thresholds_are_ordered(self) -> SafetySection:
+        if self.min_confidence >= self.max_confidence:
+            raise ValueError(f"min_confidence {self.min_confidence} must be below max_confidence {self.max_confidence}")
+        return self
+
+
+class FedMedConfig(Section):
+    """All settings of a run."""
+
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+    federated: FederatedSection = FederatedSection()
+    privacy: PrivacySection = PrivacySection()
+    safety: SafetySection = SafetySection()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, section by section."""
+        return self.model_dump(mode="json")

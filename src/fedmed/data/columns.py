@@ -1,0 +1,193 @@
+"""Recognise how a dataset names its questions and answers. One table a shape; nothing is guessed beyond it.
+
+Shapes, first match wins (names are compared without case):
+
+- pairs mapped by the user: ``columns={"question": "prompt", "answer": "reply"}``
+- multiple choice: ``question`` with ``options``/``choices`` (list, mapping, or list of key/value) or ``opa … opd``,
+  and an index, letter or text of the right one; the answer becomes the option's text
+- chat: ``messages``/``conversations`` with role/content or from/value: the first user turn and the reply to it
+- ``instruction``, perhaps ``input``, and ``output``/``response``: instruction and input are joined by a line break
+- ``Patient``/``Doctor``, perhaps ``Description`` (used where Patient is empty)
+- pairs: see ``PAIRS``
+
+Not covered: later turns of a chat, system messages, options that are images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedmed.data.choices import CHOICES, multiple_choice
+from fedmed.data.values import BadValueError, text
+from fedmed.errors import DataFormatError
+
+PAIRS = (
+    ("question", "answer"),
+    ("question", "long_answer"),  # PubMedQA
+    ("question", "response"),
+    ("prompt", "response"),
+    ("prompt", "completion"),
+    ("input", "output"),
+    ("query", "response"),
+)
+CHAT = ("messages", "conversations")
+ALIASES: dict[str, tuple[str, ...]] = {
+    "id": ("id", "qid", "question_id"),
+    "kind": ("kind", "qtype"),
+    "specialty": ("specialty", "medical_specialty", "subject_name", "subject", "category", "folder"),
+    "source": ("source", "document_source"),
+    "group": ("group",),
+    "split": ("split",),
+}
+_SPLITS = {"train": "train", "test": "test", "validation": "test", "valid": "test", "val": "test", "dev": "test"}
+_SPLITS |= {"training": "train", "eval": "test"}
+
+Record = Mapping[str, Any]
+Reader = Callable[[Record], tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A record with our names, before cleaning; an empty text means that the source does not say."""
+
+    question: str
+    answer: str
+    id: str = ""
+    kind: str = ""
+    specialty: str = ""
+    source: str = ""
+    group: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """How to read one dataset's records."""
+
+    name: str  # the shape, for reports
+    rename: Mapping[str, str]  # their column -> the name used here
+    read_pair: Reader
+    optional: Mapping[str, str]  # our column -> name used here
+
+    def read(self, record: Record, place: str) -> Raw:
+        """Translate one record; ``place`` names it in an error ("notes.jsonl line 3").
+
+        Raises:
+            DataFormatError: a value is not of the kind its column needs.
+        """
+        renamed = _renamed(record, self.rename)
+        try:
+            question, answer = self.read_pair(renamed)
+            extra = {ours: text(renamed.get(name), name, numbers=True) for ours, name in self.optional.items()}
+            if extra.get("split"):
+                extra["split"] = _split(extra["split"])
+        except BadValueError as error:
+            raise DataFormatError(f"{place}: {error}", "correct or remove this record") from error
+        kind = extra.pop("kind", "") or (CHOICES if self.name == CHOICES else "")
+        return Raw(question=question, answer=answer, kind=kind, **extra)
+
+
+def recognise(columns: Iterable[str], mapping: Mapping[str, str] | None, where: str) -> Schema:
+    """Find the shape of a dataset with these columns.
+
+    Args:
+        columns: every column name the dataset has.
+        mapping: our column -> theirs, for names that are not recognised by themselves.
+        where: the file or dataset, for errors.
+
+    Raises:
+        DataFormatError: no shape fits, or the mapping names a column that is not there; lists those there are.
+    """
+    theirs = sorted(columns)
+    there = f"it has {', '.join(theirs)}"
+    mapping = mapping or {}
+    known = ("question", "answer", *ALIASES)
+    for ours, name in mapping.items():
+        if ours not in known:
+            raise DataFormatError(f"columns maps '{ours}', which is none of ours", f"ours are {', '.join(known)}")
+        if name not in theirs:
+            raise DataFormatError(f"{where} has no column '{name}' for our '{ours}'", there)
+    rename = {name: name.strip().lower() for name in theirs if name not in mapping.values()}
+    rename = {name: short for name, short in rename.items() if short not in mapping}  # what is mapped wins
+    rename |= {name: ours for ours, name in mapping.items()}
+    names = set(rename.values())
+    shape = _shape(names, both_mapped={"question", "answer"} <= set(mapping))
+    if shape is None:
+        raise DataFormatError(
+            f"{where} has no columns known as question and answer", f"{there}; name them with training.dataset.columns"
+        )
+    optional = {
+        ours: next(alias for alias in aliases if alias in names)
+        for ours, aliases in ALIASES.items()
+        if names & set(aliases)
+    }
+    return Schema(name=shape[0], rename=rename, read_pair=shape[1], optional=optional)
+
+
+def _shape(names: set[str], *, both_mapped: bool) -> tuple[str, Reader] | None:
+    if both_mapped:
+        return "mapped", _pair("question", "answer")
+    choice = multiple_choice(names)
+    if choice is not None:
+        return CHOICES, choice
+    for column in CHAT:
+        if column in names:
+            return "chat", _chat(column)
+    for reply in ("output", "response"):
+        if {"instruction", reply} <= names:
+            return "instruction", _instruction(reply)
+    if {"patient", "doctor"} <= names:
+        return "patient/doctor", _patient
+    for question, answer in PAIRS:
+        if {question, answer} <= names:
+            return f"{question}/{answer}", _pair(question, answer)
+    return None
+
+
+def _renamed(record: Record, rename: Mapping[str, str]) -> dict[str, Any]:
+    return {rename[name]: value for name, value in record.items() if name in rename}
+
+
+def _split(value: str) -> str:
+    if value.lower() not in _SPLITS:
+        raise BadValueError(f"'split' is none of {', '.join(_SPLITS)}")
+    return _SPLITS[value.lower()]
+
+
+def _pair(question: str, answer: str) -> Reader:
+    return lambda record: (text(record.get(question), question), text(record.get(answer), answer))
+
+
+def _instruction(reply: str) -> Reader:
+    def read(record: Record) -> tuple[str, str]:
+        parts = [text(record.get(name), name) for name in ("instruction", "input")]
+        return "\n".join(part for part in parts if part), text(record.get(reply), reply)
+
+    return read
+
+
+def _patient(record: Record) -> tuple[str, str]:
+    question = text(record.get("patient"), "patient") or text(record.get("description"), "description")
+    return question, text(record.get("doctor"), "doctor")
+
+
+def _chat(column: str) -> Reader:
+    def read(record: Record) -> tuple[str, str]:
+        turns = record.get(column)
+        if turns is None:
+            return "", ""
+        if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+            raise BadValueError(f"'{column}' is not a list of turns")
+        question = ""
+        for turn in turns:
+            role = text(turn.get("role", turn.get("from")), "role").lower()
+            said = text(turn.get("content", turn.get("value")), "content")
+            if role in ("user", "human") and not question:
+                question = said
+            elif role in ("assistant", "gpt", "model") and question:
+                return question, said
+        return question, ""
+
+    return read

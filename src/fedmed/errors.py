@@ -1,0 +1,175 @@
+"""Every error a user can meet, each with its own exit code. Imports nothing of the project.
+
+FedMedError                     1
+├── ConfigError                10   one or more settings are wrong; lists all of them at once
+├── DataError                  20
+│   ├── DataNotFoundError      21   no such file, folder or dataset
+│   ├── DataFormatError        22   binary, half-written, malformed, or columns nobody can map
+│   ├── EmptyDataError         23   nothing usable is left
+│   └── SplitError             24   this split is not possible on this data
+├── ModelError                 30
+│   ├── ModelNotFoundError     31
+│   ├── ModelCorruptError      32   digest, truncated file, unreadable weights
+│   ├── TargetModuleError      33   LoRA asked for a module that is not there
+│   └── AdapterMismatchError   34   an adapter made for another model
+├── TrainingError              40
+│   └── NonFiniteLossError     41
+├── FederationError            50
+│   ├── QuorumError            51   fewer usable replies than the round needs
+│   └── UpdateRejectedError    52   one hospital's update cannot be admitted
+├── RunError                   60
+│   ├── OutputNotWritableError 61
+│   ├── DiskFullError          62
+│   ├── RunBusyError           63   another process works in this run folder
+│   ├── RunExistsError         64   the folder already holds a run
+│   ├── RunFinishedError       65   nothing left to resume
+│   ├── ConfigChangedError     66   resumed with other settings than it was started with
+│   └── RunNotFoundError       67
+├── SafetyPolicyError          70   the guardrail policy cannot be used
+├── HubError                   80   the hub did not give what was asked of it
+└── MissingExtraError          90   an optional part of FED-MED is not installed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class FedMedError(Exception):
+    """Base of all errors that FED-MED raises on purpose.
+
+    Args:
+        what: one clause that names the culprit, without a full stop.
+        hint: what to do next, one clause; empty where there is nothing to do.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        self.what = what
+        self.hint = hint
+        super().__init__(f"{what}: {hint}" if hint else what)
+
+
+class ConfigError(FedMedError):
+    """Settings that cannot be used; ``problems`` holds every one found, each naming its file and line."""
+
+    exit_code = 10
+
+    def __init__(
+        self, problems: Sequence[str], hint: str = "see 'fedmed config show' for every key and its default"
+    ) -> None:
+        self.problems = tuple(problems)
+        what = problems[0] if len(problems) == 1 else f"{len(problems)} settings cannot be used: " + "; ".join(problems)
+        super().__init__(what, hint)
+
+
+class DataError(FedMedError):
+    exit_code = 20
+
+
+class DataNotFoundError(DataError):
+    exit_code = 21
+
+
+class DataFormatError(DataError):
+    exit_code = 22
+
+
+class EmptyDataError(DataError):
+    exit_code = 23
+
+
+class SplitError(DataError):
+    exit_code = 24
+
+
+class ModelError(FedMedError):
+    exit_code = 30
+
+
+class ModelNotFoundError(ModelError):
+    exit_code = 31
+
+
+class ModelCorruptError(ModelError):
+    exit_code = 32
+
+
+class TargetModuleError(ModelError):
+    exit_code = 33
+
+
+class AdapterMismatchError(ModelError):
+    exit_code = 34
+
+
+class TrainingError(FedMedError):
+    exit_code = 40
+
+
+class NonFiniteLossError(TrainingError):
+    exit_code = 41
+
+
+class FederationError(FedMedError):
+    exit_code = 50
+
+
+class QuorumError(FederationError):
+    exit_code = 51
+
+
+class UpdateRejectedError(FederationError):
+    exit_code = 52
+
+
+class RunError(FedMedError):
+    exit_code = 60
+
+
+class OutputNotWritableError(RunError):
+    exit_code = 61
+
+
+class DiskFullError(RunError):
+    exit_code = 62
+
+
+class RunBusyError(RunError):
+    exit_code = 63
+
+
+class RunExistsError(RunError):
+    exit_code = 64
+
+
+class RunFinishedError(RunError):
+    exit_code = 65
+
+
+class ConfigChangedError(RunError):
+    exit_code = 66
+
+
+class RunNotFoundError(RunError):
+    exit_code = 67
+
+
+class SafetyPolicyError(FedMedError):
+    exit_code = 70
+
+
+class HubError(FedMedError):
+    exit_code = 80
+
+
+class MissingExtraError(FedMedError):
+    """An optional dependency is absent; names the extra that brings it."""
+
+    exit_code = 90
+
+    def __init__(self, package: str, extra: str) -> None:
+        self.package = package
+        self.extra = extra
+        super().__init__(f"the package '{package}' is not installed", f"pip install 'fedmed[{extra}]'")

@@ -1,0 +1,95 @@
+"""How well a model answers held-out medical questions: loss of the true answers, overlap of written ones.
+
+Loss is nats per answer token over all scored records together, so that a hospital with longer answers counts for more.
+Not covered: whether a written answer is medically right; neither loss nor ROUGE-L can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from fedmed.data.encode import EncodedRow
+from fedmed.errors import EmptyDataError
+from fedmed.evaluation.likelihood import RowScores, score_rows
+from fedmed.utils.extras import require
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Held-out loss in nats per answer token; a hospital with no held-out record is absent from ``per_hospital``."""
+
+    overall: float
+    per_hospital: dict[str, float]
+    answer_tokens: int
+    rows: dict[str, RowScores] = field(default_factory=dict, repr=False)  # hospital -> its records, in order given
+
+    def all_rows(self) -> RowScores:
+        """Every record, hospital after hospital in the order they were given."""
+        return RowScores(
+            np.concatenate([scores.nll for scores in self.rows.values()]),
+            np.concatenate([scores.tokens for scores in self.rows.values()]),
+        )
+
+
+def held_out_loss(
+    model: torch.nn.Module,
+    rows_by_hospital: Mapping[str, Sequence[EncodedRow]],
+    *,
+    max_tokens_per_forward: int = 512,
+    prefix: tuple[int, ...] = (),
+    packed: bool = True,
+) -> HeldOut:
+    """Score each hospital's held-out rows; records of several hospitals share a forward.
+
+    Args:
+        model: a causal language model, bare or with an adapter; its mode is restored.
+        rows_by_hospital: hospital name -> encoded held-out rows.
+        max_tokens_per_forward: see ``likelihood.score_rows``.
+        prefix: token ids of worked examples, see ``few_shot.few_shot_ids``; empty for none.
+        packed: False scores row by row, for models that cannot be packed.
+
+    Returns:
+        The loss overall and at each hospital, with the sums of every row for paired comparisons.
+
+    Raises:
+        EmptyDataError: no hospital has a held-out row.
+        DataFormatError: a row without prompt or answer tokens.
+    """
+    rows = [row for hospital in rows_by_hospital.values() for row in hospital]
+    if not rows:
+        raise EmptyDataError("no hospital holds a record to evaluate on", "raise training.dataset.test_fraction")
+    scores = score_rows(model, rows, max_tokens_per_forward=max_tokens_per_forward, prefix=prefix, packed=packed)
+    by_hospital: dict[str, RowScores] = {}
+    start = 0
+    for name, hospital in rows_by_hospital.items():
+        by_hospital[name] = scores[start : start + len(hospital)]
+        start += len(hospital)
+    return HeldOut(
+        overall=scores.loss,
+        per_hospital={name: part.loss for name, part in by_hospital.items() if len(part.nll)},
+        answer_tokens=int(scores.tokens.sum()),
+        rows=by_hospital,
+    )
+
+
+def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Mean ROUGE-L F1 (stemmed) of written answers against the true ones, in [0, 1].
+
+    Raises:
+        EmptyDataError: nothing to compare.
+        ValueError: the two lists differ in length.
+        MissingExtraError: the package rouge-score is absent.
+
+    Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries".
+    """
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
+    if not predictions:
+        raise EmptyDataError("no written answer to compare", "raise training.evaluation.generated_answers")
+    scorer = require("rouge_score.rouge_scorer", "train").RougeScorer(["rougeL"], use_stemmer=True)
+    scores = [scorer.score(true, said)["rougeL"].fmeasure for said, true in zip(predictions, references, strict=True)]
+    return float(sum(scores) / len(scores))

@@ -1,0 +1,131 @@
+"""One page about one run: ``report.html``, a single file that opens offline and holds no script. pipeline -> HERE.
+
+Reads only the run folder: ``summary.json``, ``rounds.jsonl`` (one line a round and hospital) and ``config.yaml``.
+Not covered: runs side by side; a page describes one.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fedmed.errors import DataFormatError, RunNotFoundError
+from fedmed.evaluation import report_parts as part
+from fedmed.evaluation import report_sections as sections
+from fedmed.utils.files import write_atomic
+
+REPORT = "report.html"
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write ``report.html`` into ``run_folder`` from what the folder holds; an older page is replaced whole.
+
+    Args:
+        run_folder: a finished, stopped or running run; parts that were not measured are named as such.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunNotFoundError: the folder holds no ``summary.json``.
+        DataFormatError: ``summary.json`` or a whole line of ``rounds.jsonl`` is not JSON; names the file.
+        OutputNotWritableError, DiskFullError: the page cannot be written.
+    """
+    source = run_folder / "summary.json"
+    if not source.is_file():
+        raise RunNotFoundError(f"{run_folder} holds no summary.json", "give the folder of a run, see output-models/")
+    summary = _json_object(source, source.read_text(encoding="utf-8"))
+    config = run_folder / "config.yaml"
+    page = render(
+        summary,
+        _read_rounds(run_folder / "rounds.jsonl"),
+        config.read_text(encoding="utf-8") if config.is_file() else None,
+        run_folder.resolve().name,
+    )
+    target = run_folder / REPORT
+    write_atomic(target, page)
+    return target
+
+
+def render(summary: dict[str, Any], rounds: list[dict[str, Any]], config: str | None, folder_name: str) -> str:
+    """The page as text; the same input gives the same bytes."""
+    style = resources.files("fedmed.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    name = part.esc(summary.get("run_id") or folder_name)
+    body = "".join(
+        part.section(title, content)
+        for title, content in (
+            ("What the federation gained", sections.headline(summary)),
+            ("Hospital by hospital", sections.hospitals(summary)),
+            ("Round by round", sections.curves(summary, rounds)),
+            ("Against other ways to train", sections.comparison(summary)),
+            ("Answers", sections.answers(summary)),
+            ("Sample answers", sections.samples(summary)),
+            ("Bytes, time and memory", sections.costs(summary)),
+            ("Privacy", sections.privacy(summary)),
+            ("How to repeat it", sections.repeat(summary, config)),
+        )
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<link rel="icon" href="data:,">
+<title>FED-MED run {name}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+<header>
+<p class="eyebrow">FED-MED run report</p>
+<h1>{name}</h1>
+<p class="meta">{_facts_line(summary)}</p>
+<p class="warning" role="note"><strong>Not for clinical use.</strong> Research and education only;
+every answer needs a qualified health professional's review.</p>
+</header>
+{body}
+<footer>Made from the files of this run's folder; <code>fedmed report</code> writes it again.</footer>
+</main>
+</body>
+</html>
+"""
+
+
+def _facts_line(summary: dict[str, Any]) -> str:
+    """Model, data, algorithm, size and state of the run, as far as they are known."""
+    hospitals = part.list_of(summary, "hospitals")
+    rounds = part.number(summary, "rounds")
+    status = summary.get("status")
+    words = [part.label(summary.get(key)) for key in ("model", "dataset", "algorithm")]
+    words.append(f"{len(hospitals)} hospital{'s' * (len(hospitals) != 1)}" if hospitals else "")
+    words.append(f"{rounds:.0f} round{'s' * (rounds != 1)}" if rounds is not None else "")
+    words.append({"running": "still running", "stopped": "stopped before its end"}.get(str(status), part.label(status)))
+    words.append(part.label(summary.get("reason")))
+    return " · ".join(word for word in words if word)
+
+
+def _json_object(path: Path, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise DataFormatError(f"{path} is not JSON ({error})", "run the report on an undamaged run folder") from error
+    if not isinstance(value, dict):
+        raise DataFormatError(f"{path} holds no JSON object", "run the report on an undamaged run folder")
+    return value
+
+
+def _read_rounds(path: Path) -> list[dict[str, Any]]:
+    """Whole lines only: a run that is going on, or was killed, may have half a line at the end."""
+    if not path.is_file():
+        return []
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return [
+        _json_object(Path(f"{path} line {number}"), line)
+        for number, line in enumerate(whole.splitlines(), start=1)
+        if line.strip()
+    ]

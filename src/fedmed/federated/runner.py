@@ -1,0 +1,113 @@
+"""Run rounds: everything with a side effect meets here, each behind a protocol. pipeline -> HERE -> server.
+
+The server's step is pure (``apply_round``); who takes part is a ``RoundPolicy``'s choice, how replies arrive is a
+``Transport``'s, and what is written to disk is ``on_round``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fedmed.errors import FederationError
+from fedmed.federated.server import apply_round
+from fedmed.types import AdapterState, Algorithm, HospitalState, Payload, RoundPlan, RoundReport
+from fedmed.utils.random_streams import stream
+
+
+@dataclass(frozen=True, slots=True)
+class FederationState:
+    """A whole federation between two rounds: what a checkpoint holds and a resumed run starts from."""
+
+    round: int  # rounds applied so far; 0 before the first
+    global_state: AdapterState
+    hospital_states: Mapping[str, HospitalState] = field(default_factory=dict)  # only those that are not empty
+    history: tuple[RoundReport, ...] = ()  # one a round, oldest first
+
+
+class Transport(Protocol):
+    """Takes a plan to the hospitals and brings their replies, in process or over a network."""
+
+    def exchange(self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm) -> Iterator[Payload]:
+        """Yield replies as they come; a hospital that does not reply is simply absent."""
+        ...
+
+    def commit(self, report: RoundReport) -> Mapping[str, HospitalState]:
+        """Learn that the round was applied; return the hospital states that a checkpoint must hold.
+
+        In process these are all of them; on a network hospitals keep their own and the mapping is empty.
+        """
+        ...
+
+
+class RoundPolicy(Protocol):
+    """Decides who takes part in a round."""
+
+    def plan(self, round: int, history: Sequence[RoundReport]) -> RoundPlan | None:
+        """The plan of a round (1-based), or None to stop before it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AllOrSampled:
+    """All hospitals each round, or a sample without replacement that depends on (seed, round) alone."""
+
+    hospitals: tuple[str, ...]
+    rounds: int
+    seed: int
+    run_id: str = ""
+    hospitals_per_round: int | None = None  # None: all
+    min_replies: int | None = None  # None: all that were asked
+
+    def plan(self, round: int, history: Sequence[RoundReport]) -> RoundPlan | None:
+        """Never stops early; the sample keeps the order of ``hospitals``."""
+        asked = self.hospitals
+        if self.hospitals_per_round is not None and self.hospitals_per_round < len(asked):
+            drawn = stream(self.seed, "hospitals", round).choice(len(asked), self.hospitals_per_round, replace=False)
+            asked = tuple(asked[index] for index in sorted(drawn))
+        min_replies = len(asked) if self.min_replies is None else self.min_replies
+        return RoundPlan(self.run_id, round, self.rounds, asked, min_replies, self.seed)
+
+
+def run_rounds(
+    start: FederationState,
+    *,
+    algorithm: Algorithm,
+    transport: Transport,
+    policy: RoundPolicy,
+    rounds: int,
+    on_round: Callable[[FederationState, RoundReport], None],
+) -> FederationState:
+    """Run the rounds after ``start.round`` up to ``rounds``, or until the policy stops.
+
+    Args:
+        start: a fresh state, or one that ``load_latest`` gave.
+        algorithm: the federated method, the same on both sides.
+        transport: reaches the hospitals.
+        policy: plans each round from the history so far.
+        rounds: number of the last round.
+        on_round: called after each applied round, for example to write a checkpoint; what it raises ends the run.
+
+    Returns:
+        The state after the last applied round.
+
+    Raises:
+        QuorumError: a round had too few usable replies; the last state given to ``on_round`` still holds.
+        FederationError: the policy planned another round than it was asked for, or one without hospitals.
+    """
+    state = start
+    for number in range(start.round + 1, rounds + 1):
+        plan = policy.plan(number, state.history)
+        if plan is None:
+            break
+        if plan.round != number or not plan.hospitals:
+            raise FederationError(
+                f"the plan for round {number} is for round {plan.round} with {plan.hospitals or 'nobody'}"
+            )
+        payloads = transport.exchange(plan, state.global_state, algorithm)
+        global_state, report = apply_round(state.global_state, algorithm, plan, payloads)
+        hospital_states = transport.commit(report)
+        state = FederationState(number, global_state, hospital_states, (*state.history, report))
+        on_round(state, report)
+    return state

@@ -1,0 +1,215 @@
+"""The coordinator's half: one round as a pure state transition, and the façade that a script holds on to.
+
+``apply_round`` is all of the aggregation there is; ``FederatedServer`` feeds it what clients returned.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fedmed.config.schema import FedMedConfig
+from fedmed.errors import AdapterMismatchError, FederationError, QuorumError, UpdateRejectedError
+from fedmed.federated.admission import admit
+from fedmed.federated.algorithms import get_algorithm
+from fedmed.types import (
+    AdapterState,
+    Algorithm,
+    LocalJob,
+    LocalResult,
+    Payload,
+    RoundPlan,
+    RoundReport,
+    TrainMetrics,
+)
+
+logger = logging.getLogger(__name__)
+
+NO_METRICS = TrainMetrics(loss=float("nan"), step_losses=(), tokens=0, answer_tokens=0, steps=0, seconds=0.0)
+"""For an adapter that came without the story of its training, or from a hospital that does not share it."""
+
+
+def apply_round(
+    global_state: AdapterState, algorithm: Algorithm, plan: RoundPlan, payloads: Iterable[Payload]
+) -> tuple[AdapterState, RoundReport]:
+    """Aggregate one round. Changes nothing that it is given; a refused payload leaves no trace in the sum.
+
+    Payloads are read one by one and let go: with a stream algorithm, memory does not grow with their number.
+
+    Args:
+        global_state: the adapter at the start of the round.
+        algorithm: the federated method; its server half is used.
+        plan: who was asked, and how many usable replies are needed.
+        payloads: replies in any order; each weighs as many as its records.
+
+    Returns:
+        The new global adapter, and a report. ``refused`` also names hospitals that did not reply; bytes are those
+        of the arrays, without headers.
+
+    Raises:
+        QuorumError: fewer usable replies than ``plan.min_replies``; names what was wrong with the others.
+    """
+    acc = algorithm.init(global_state)
+    num_samples: dict[str, int] = {}
+    metrics: dict[str, TrainMetrics] = {}
+    refused: dict[str, str] = {}
+    bytes_up = 0
+    for payload in payloads:
+        bytes_up += sum(array.nbytes for array in payload.arrays.values() if isinstance(array, np.ndarray))
+        try:
+            admit(payload, plan=plan, algorithm=algorithm.name, template=global_state, admitted=num_samples)
+            acc = algorithm.add(acc, payload, payload.num_samples)
+        except UpdateRejectedError as error:
+            refused[payload.hospital] = error.what
+            logger.warning("round %d: %s", plan.round, error.what)
+            continue
+        num_samples[payload.hospital] = payload.num_samples
+        if payload.metrics is not None:
+            metrics[payload.hospital] = payload.metrics
+    for hospital in plan.hospitals:
+        if hospital not in num_samples and hospital not in refused:
+            refused[hospital] = f"'{hospital}' did not reply"
+    if len(num_samples) < max(plan.min_replies, 1):
+        raise QuorumError(
+            f"round {plan.round} has {len(num_samples)} usable replies and needs {max(plan.min_replies, 1)}"
+            f" ({'; '.join(refused[name] for name in sorted(refused))})",
+            "the global adapter stays as it was; see to these hospitals, then resume",
+        )
+    new_state, report = algorithm.close(global_state, acc)
+    return new_state, replace(
+        report,
+        round=plan.round,
+        refused={name: refused[name] for name in sorted(refused)},
+        bytes_up=bytes_up,
+        bytes_down=len(plan.hospitals) * sum(array.nbytes for array in global_state.values()),
+        num_samples={name: num_samples[name] for name in sorted(num_samples)},
+        metrics={name: metrics[name] for name in sorted(metrics)},
+    )
+
+
+class FederatedServer:
+    """Holds the global adapter and moves it by what clients return.
+
+    Args:
+        initial_model: a PEFT model, or an adapter state.
+        config: settings; None: the packaged defaults. Its ``federated.algorithm`` decides how updates are combined.
+    """
+
+    def __init__(self, initial_model: Any, config: FedMedConfig | None = None) -> None:
+        if config is None:
+            from fedmed.config.load import default_config
+
+            config = default_config()
+        self._config = config
+        self._algorithm = get_algorithm(config.federated)
+        self._state = _adapter_state_of(initial_model)
+        self._round = 0
+
+    @property
+    def round(self) -> int:
+        """How many times the global adapter was updated."""
+        return self._round
+
+    def get_global_model_state(self) -> AdapterState:
+        """A copy of the global adapter."""
+        return {name: array.copy() for name, array in self._state.items()}
+
+    def aggregate_updates(self, updates: Sequence[LocalResult | AdapterState], weights: Sequence[int]) -> AdapterState:
+        """Combine what the clients trained from the present global adapter; the global adapter itself stays.
+
+        Args:
+            updates: what ``FederatedClient.local_training`` returned, or trained adapters.
+            weights: training records behind each update, >= 0; an update of weight 0 is left out.
+
+        Returns:
+            The new adapter, for ``update_global_model``.
+
+        Raises:
+            FederationError: no updates, another number of weights, or weights that are negative, not whole, or all 0.
+            AdapterMismatchError: an update has other arrays than the global adapter.
+            QuorumError: an update cannot be admitted; names it and the reason.
+        """
+        whole = _whole_weights(updates, weights)
+        kept = [(i, update, weight) for i, (update, weight) in enumerate(zip(updates, whole, strict=True)) if weight]
+        payloads = [self._payload(update, weight, f"update_{index}") for index, update, weight in kept]
+        plan = RoundPlan(
+            run_id="",
+            round=self._round + 1,
+            rounds=max(self._config.federated.rounds, self._round + 1),
+            hospitals=tuple(dict.fromkeys(payload.hospital for payload in payloads)),
+            min_replies=len(payloads),
+            seed=self._config.federated.seed,
+        )
+        new_state, _ = apply_round(self._state, self._algorithm, plan, payloads)
+        return new_state
+
+    def update_global_model(self, aggregated: AdapterState) -> None:
+        """Make ``aggregated`` the global adapter.
+
+        Raises:
+            AdapterMismatchError: it has other arrays than the present one; the present one stays.
+        """
+        new_state = _adapter_state_of(aggregated)
+        if _shapes(new_state) != _shapes(self._state):
+            raise AdapterMismatchError(
+                "the aggregated adapter has other arrays than the global one", "pass what aggregate_updates returned"
+            )
+        self._state = new_state
+        self._round += 1
+
+    def _payload(self, update: LocalResult | AdapterState, weight: int, name: str) -> Payload:
+        """What the update's hospital would have sent: the algorithm's own hospital half, run here."""
+        if isinstance(update, LocalResult):
+            result = replace(update, round=self._round + 1, num_samples=weight)
+        else:
+            result = LocalResult(name, self._round + 1, update, weight, NO_METRICS)
+        config = self._config.federated
+        job = LocalJob(result.hospital, result.round, config.rounds, config.seed, start=self._state)
+        payload, _ = self._algorithm.finish(job, result, {})
+        return replace(payload, metrics=None)
+
+
+def _shapes(state: AdapterState) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in state.items()}
+
+
+def _adapter_state_of(model: Any) -> AdapterState:
+    """A float32 copy of an adapter state, or the adapter of a PEFT model."""
+    if not isinstance(model, Mapping):
+        if not hasattr(model, "state_dict"):
+            raise AdapterMismatchError(
+                f"a {type(model).__name__} is neither a PEFT model nor an adapter state",
+                "pass the model that setup_lora returned, or a mapping of names to arrays",
+            )
+        from fedmed.model.adapter import get_adapter_state
+
+        model = get_adapter_state(model)
+    state = {str(name): np.array(array, dtype=np.float32) for name, array in model.items()}
+    broken = sorted(name for name, array in state.items() if not np.all(np.isfinite(array)))
+    if not state or broken:
+        what = (
+            f"array '{broken[0]}' of the adapter has values that are not finite" if broken else "the adapter is empty"
+        )
+        raise AdapterMismatchError(what, "pass the adapter of a model that setup_lora returned")
+    return state
+
+
+def _whole_weights(updates: Sequence[Any], weights: Sequence[Any]) -> list[int]:
+    if not updates:
+        raise FederationError("there are no updates to aggregate", "let at least one client train first")
+    if len(updates) != len(weights):
+        raise FederationError(f"{len(updates)} updates came with {len(weights)} weights", "give one weight an update")
+    whole = []
+    for index, weight in enumerate(weights):
+        if not (np.isfinite(weight) and weight >= 0 and int(weight) == weight):
+            raise FederationError(
+                f"weight {index} is {weight}", "a weight is a number of training records: whole, 0 or more"
+            )
+        whole.append(int(weight))
+    if sum(whole) == 0:
+        raise FederationError("all weights are 0", "at least one client needs training records")
+    return whole

@@ -1,0 +1,63 @@
+"""The whole consortium in one process: each hospital's half runs here, on one trainer. runner -> HERE -> trainer.
+
+Not covered: hospitals' privacy from each other's processes; a simulation holds every share in one memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from fedmed.config.schema import PrivacySection
+from fedmed.errors import FederationError
+from fedmed.privacy.update_norm import process_payload
+from fedmed.types import AdapterState, Algorithm, HospitalState, LocalTrainer, Payload, RoundPlan, RoundReport
+
+
+class SimulationTransport:
+    """A ``Transport`` that trains the hospitals of a plan on this machine.
+
+    Args:
+        trainer: turns jobs into results, one at a time or packed.
+        hospital_states: what each hospital kept from earlier rounds, as in ``FederationState``; may be empty.
+        privacy: applied to every payload before it is handed over.
+    """
+
+    def __init__(
+        self, trainer: LocalTrainer, hospital_states: Mapping[str, HospitalState], privacy: PrivacySection
+    ) -> None:
+        self._trainer = trainer
+        self._privacy = privacy
+        self._states = dict(hospital_states)
+        self._pending: dict[str, HospitalState] = {}  # becomes _states when the round is applied
+
+    def exchange(self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm) -> Iterator[Payload]:
+        """Yield one payload a hospital, in the order in which the trainer finishes them.
+
+        Raises:
+            FederationError: the trainer returned a result nobody asked for, or two for one hospital.
+        """
+        self._pending = {}
+        jobs = {
+            hospital: algorithm.begin(global_state, self._states.get(hospital, {}), plan.for_hospital(hospital))
+            for hospital in plan.hospitals
+        }
+        for result in self._trainer.run(tuple(jobs.values())):
+            job = jobs.pop(result.hospital, None)
+            if job is None or result.round != plan.round:
+                raise FederationError(
+                    f"the trainer returned a result of '{result.hospital}' for round {result.round},"
+                    f" which round {plan.round} does not wait for"
+                )
+            payload, kept = algorithm.finish(job, result, self._states.get(job.hospital, {}))
+            self._pending[job.hospital] = kept
+            yield process_payload(payload, self._privacy)
+
+    def commit(self, report: RoundReport) -> Mapping[str, HospitalState]:
+        """Keep the new state of every hospital whose payload was admitted; a refused one stays as it was.
+
+        Returns:
+            The states that are not empty, by hospital.
+        """
+        self._states.update({name: state for name, state in self._pending.items() if name in report.admitted})
+        self._pending = {}
+        return {name: state for name, state in self._states.items() if state}

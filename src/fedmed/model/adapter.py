@@ -1,0 +1,233 @@
+"""Move LoRA adapters between a PEFT model, numpy and the disk. Keys and files are PEFT's own; nothing asks a hub.
+
+On disk: ``adapter_model.safetensors`` and ``adapter_config.json``, which plain PEFT, vLLM and others load, and
+``base_model.json`` with a fingerprint of the base model: an adapter is refused on another base of the same shape.
+Not covered: DoRA is moved as it is; merging an adapter into the base is PEFT's ``merge_and_unload``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedmed.errors import AdapterMismatchError, ModelCorruptError, ModelNotFoundError
+from fedmed.types import AdapterState
+from fedmed.utils.extras import require
+from fedmed.utils.files import write_atomic, write_json
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+BASE = "base_model.json"
+_NAME = "default"  # PEFT's name of the one adapter
+_PROBE_ROWS = 64  # of the embedding, in the base model's fingerprint
+_AGAIN = "write the adapter again"
+_SHOWN = 3  # keys or shapes named in an error
+
+
+def adapter_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+    """The adapter's parameters under PEFT's file keys, sorted; ``lora_A [r, d_in]``, ``lora_B [d_out, r]``.
+
+    Raises:
+        AdapterMismatchError: the model has no adapter.
+    """
+    found: dict[str, torch.nn.Parameter] = {}
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name and f".{_NAME}" in name:
+            key = name.replace(f".{_NAME}", "")
+            # PEFT's files spell DoRA's magnitude without ".weight"
+            found[key.removesuffix(".weight") if ".lora_magnitude_vector" in key else key] = parameter
+    if not found:
+        raise AdapterMismatchError("the model has no LoRA adapter", "call setup_lora(model) first")
+    return dict(sorted(found.items()))
+
+
+def get_adapter_state(model: Any) -> AdapterState:
+    """A float32 copy of the adapter, keys sorted."""
+    return {
+        key: np.array(parameter.detach().to("cpu", torch.float32).numpy(), copy=True)
+        for key, parameter in adapter_parameters(model).items()
+    }
+
+
+def set_adapter_state(model: Any, state: Mapping[str, Any]) -> None:
+    """Overwrite the model's adapter by ``state``.
+
+    Raises:
+        AdapterMismatchError: keys or shapes differ; names the first few. The model stays as it was.
+    """
+    parameters = adapter_parameters(model)
+    _check_same_shapes(state, {key: tuple(parameter.shape) for key, parameter in parameters.items()})
+    with torch.no_grad():
+        for key, parameter in parameters.items():
+            parameter.copy_(torch.from_numpy(np.array(state[key], dtype=np.float32, copy=True)))
+
+
+def save_adapter(state: AdapterState, folder: Path, model: Any) -> None:
+    """Write ``state`` in PEFT's format, each file whole or not at all.
+
+    Args:
+        state: the adapter.
+        folder: made if missing; other files in it stay.
+        model: a PEFT model with the same adapter layout, for the configuration and the base model's name.
+
+    Raises:
+        AdapterMismatchError: ``state`` is not laid out as the model's adapter is.
+        OutputNotWritableError, DiskFullError.
+    """
+    from safetensors.numpy import save
+
+    _check_same_shapes(state, {key: tuple(parameter.shape) for key, parameter in adapter_parameters(model).items()})
+    config = model.peft_config[_NAME].to_dict()
+    config["base_model_name_or_path"] = _base_name(model)
+    config["inference_mode"] = True
+    config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    arrays = {key: np.ascontiguousarray(state[key], dtype=np.float32) for key in sorted(state)}
+    write_atomic(folder / WEIGHTS, save(arrays, metadata={"format": "pt"}))
+    write_json(folder / BASE, {"name": _base_name(model), "fingerprint": base_fingerprint(model)})
+    write_json(folder / CONFIG, config)
+
+
+def load_adapter(folder: Path) -> AdapterState:
+    """Read an adapter that PEFT or ``save_adapter`` wrote, as float32.
+
+    Raises:
+        ModelNotFoundError: there is none. ModelCorruptError: the file is truncated or holds no such thing.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise _no_adapter(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: np.array(file.get_tensor(key).to(torch.float32).numpy()) for key in sorted(file.keys())}
+    except SafetensorError as error:
+        raise ModelCorruptError(f"{path} is truncated or no safetensors file ({error})", _AGAIN) from error
+
+
+def attach_adapter(model_base: Any, folder: Path) -> Any:
+    """Put a saved adapter on its base model.
+
+    Args:
+        model_base: from ``load_model_and_tokenizer``, without adapter; changed in place.
+        folder: what ``save_adapter`` or PEFT wrote.
+
+    Returns:
+        The PEFT model, in evaluation mode.
+
+    Raises:
+        AdapterMismatchError: the adapter was made for another model. ModelNotFoundError, ModelCorruptError.
+        ModelError: the model has an adapter already.
+    """
+    from fedmed.model.lora_setup import keep_global_generators, refuse_second_adapter
+
+    peft = require("peft", "train")
+    folder = Path(folder)
+    refuse_second_adapter(model_base)
+    state = load_adapter(folder)
+    made_for = str(_read_json(folder / CONFIG).get("base_model_name_or_path"))
+    hint = f"it was made for '{made_for}', this is '{_base_name(model_base)}'"
+    _check_base_shapes(state, model_base, hint)
+    base_file = folder / BASE  # adapters that plain PEFT wrote have none
+    if base_file.is_file() and _read_json(base_file).get("fingerprint") != base_fingerprint(model_base):
+        raise AdapterMismatchError(f"the adapter in {folder} was made for another base model of the same shape", hint)
+    try:
+        config = peft.LoraConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelCorruptError(f"{folder / CONFIG} is not a LoRA configuration ({error})", _AGAIN) from error
+    config.base_model_name_or_path = None  # PEFT warns when it is not spelt as the loaded model's
+    with keep_global_generators():
+        model = peft.get_peft_model(model_base, config)
+    set_adapter_state(model, state)
+    return model.eval()
+
+
+def adapter_sha256(state: Mapping[str, Any]) -> str:
+    """SHA-256 over each sorted key with its shape, type and bytes: equal exactly when the adapters are, bit for bit."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        array = np.ascontiguousarray(state[key])
+        digest.update(f"{key}\0{array.shape}\0{array.dtype.str}\0".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def base_fingerprint(model: Any) -> str:
+    """Tells base models apart cheaply: a digest of the norms and the first rows of the embedding, in bf16.
+
+    The same for one model loaded as float32, bf16 or 4-bit, with or without adapter.
+    """
+    parts = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): parameter
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 1 and ".lora_" not in name
+    }
+    parts["embedding"] = model.get_input_embeddings().weight[:_PROBE_ROWS]
+    digest = hashlib.sha256()
+    for name, tensor in sorted(parts.items()):
+        digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _base_name(model: Any) -> str:
+    return str(getattr(model, "fedmed_name", None) or model.config.name_or_path)
+
+
+def _no_adapter(path: Path) -> ModelNotFoundError:
+    return ModelNotFoundError(f"there is no {path.name} in {path.parent}", "choose a folder that holds an adapter")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _no_adapter(path) from error
+    except ValueError as error:
+        raise ModelCorruptError(f"{path} is not JSON ({error})", _AGAIN) from error
+    if not isinstance(values, dict):
+        raise ModelCorruptError(f"{path} holds no mapping", _AGAIN)
+    return values
+
+
+def _check_same_shapes(state: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]], hint: str = "") -> None:
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    if missing or extra:
+        sides = [f"lacks {_few(missing)}"] * bool(missing) + [f"has unknown {_few(extra)}"] * bool(extra)
+        raise AdapterMismatchError(
+            f"the adapter {' and '.join(sides)}", hint or "it was made for another model or other targets"
+        )
+    other = [
+        f"{key} {tuple(state[key].shape)} not {shape}"
+        for key, shape in wanted.items()
+        if tuple(state[key].shape) != shape
+    ]
+    if other:
+        raise AdapterMismatchError(
+            f"the adapter has other shapes: {_few(other)}", hint or "it was made for another model or rank"
+        )
+
+
+def _check_base_shapes(state: AdapterState, base: Any, hint: str) -> None:
+    """Each adapted layer is in the base and has the widths that the adapter expects."""
+    modules = dict(base.named_modules())
+    for key, array in state.items():
+        layer, _, part = key.removeprefix("base_model.model.").partition(".lora_")
+        side = {"A.weight": "in_features", "B.weight": "out_features"}.get(part)
+        if layer not in modules:
+            raise AdapterMismatchError(f"the base model has no layer {layer}", hint)
+        if side is not None:
+            width, wanted = getattr(modules[layer], side, None), array.shape[1 if part == "A.weight" else 0]
+            if width != wanted:
+                raise AdapterMismatchError(f"{layer} has {side} {width} and the adapter {wanted}", hint)
+
+
+def _few(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,92 @@
+"""Several rows in one forward pass, without padding: the model sees one long row whose positions restart.
+
+With batch 1, no attention mask and restarting ``position_ids``, transformers' SDPA path keeps attention
+block-diagonal, so packed rows see only themselves (tests/integration/test_packed_rows.py holds it to that for
+each model family). Logits are asked for at answer tokens only: the output layer costs more than the body of a
+small model with a large vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRows:
+    """T tokens of several rows, A of them answer tokens.
+
+    input_ids, position_ids: [1, T]; keep: [A] positions whose logits predict an answer token; targets: [A];
+    row_of_target: [A] index of the row that each target belongs to.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    keep: torch.Tensor
+    targets: torch.Tensor
+    row_of_target: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        return int(self.input_ids.shape[1])
+
+    @property
+    def answer_tokens(self) -> int:
+        return int(self.targets.shape[0])
+
+
+def pack_rows(rows: Sequence[tuple[Sequence[int], int]], device: torch.device | str = "cpu") -> PackedRows:
+    """Lay rows end to end.
+
+    Args:
+        rows: (token ids, prompt length) pairs; 1 <= prompt length < number of ids.
+        device: where the tensors go.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    keep: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    for number, (row, prompt_length) in enumerate(rows):
+        start = len(ids)
+        ids.extend(row)
+        positions.extend(range(len(row)))
+        keep.extend(range(start + prompt_length - 1, start + len(row) - 1))
+        targets.extend(row[prompt_length:])
+        owners.extend([number] * (len(row) - prompt_length))
+
+    def tensor(values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+    return PackedRows(tensor(ids)[None], tensor(positions)[None], tensor(keep), tensor(targets), tensor(owners))
+
+
+def answer_logits(model: Any, packed: PackedRows) -> torch.Tensor:
+    """Float32 logits [A, vocabulary] at the positions that predict the answer tokens."""
+    output = model(
+        input_ids=packed.input_ids, position_ids=packed.position_ids, logits_to_keep=packed.keep, use_cache=False
+    )
+    logits: torch.Tensor = output.logits[0].float()
+    return logits
+
+
+def token_losses(model: Any, packed: PackedRows) -> torch.Tensor:
+    """Cross-entropy [A] of each answer token, in nats."""
+    return torch.nn.functional.cross_entropy(answer_logits(model, packed), packed.targets, reduction="none")
+
+
+def group_by_tokens(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Split row numbers, in order, into groups of at most ``max_tokens`` tokens (a longer row stands alone)."""
+    group: list[int] = []
+    held = 0
+    for number, length in enumerate(lengths):
+        if group and held + length > max_tokens:
+            yield group
+            group, held = [], 0
+        group.append(number)
+        held += length
+    if group:
+        yield group

