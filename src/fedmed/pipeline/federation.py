@@ -37,11 +37,10 @@ from fedmed.training.steps import steps_per_round
 from fedmed.types import AdapterState, LocalJob, RoundReport
 from fedmed.utils.console import Step, track
 from fedmed.utils.files import folder_lock, write_atomic
-from fedmed.utils.runs import note_latest
+from fedmed.utils.runs import DEFAULT_ROOT, note_latest
 
 log = logging.getLogger(__name__)
 
-DEFAULT_ROOT = Path("output-models")
 PROCESSED = Path("data/processed")
 LOGS = Path("logs")
 
@@ -87,7 +86,8 @@ def run_federation(
         command: how the run was asked for, for the report.
 
     Raises:
-        RunExistsError, RunBusyError, OutputNotWritableError, DiskFullError, and what data, model and training raise; a run that fails before its first lasting result leaves no folder behind.
+        RunExistsError, RunBusyError, OutputNotWritableError, DiskFullError, and what data, model and training raise.
+        A run that fails before its first lasting result leaves no folder behind.
     """
     path = out or DEFAULT_ROOT / new_run_name(recipe)
     with start_run(path, config) as folder:
@@ -124,7 +124,7 @@ class _Run:
             with self.clock.phase("baseline_eval"):
                 base, few_shot = self._baseline(scorer)
             with self.clock.phase("train"):
-                final = self._train(train)
+                final = self._train(train, scorer)
             with self.clock.phase("eval"):
                 save_adapter(final.global_state, self.folder.adapter, self.model)
                 federated = self._cached(
@@ -170,7 +170,9 @@ class _Run:
         train: dict[str, Records] = {
             name: [row for row in rows if row["split"] == "train"] for name, rows in records.items()
         }
-        return train, Scorer(self.model, self.tokenizer, records, self.config)
+        scorer = Scorer(self.model, self.tokenizer, records, self.config)
+        self.written_answers = scorer.written_answers
+        return train, scorer
 
     def _remember_data(self, manifest: dict[str, Any]) -> None:
         """Keep the manifest of the data this run stands on; a resumed run must find the same."""
@@ -194,7 +196,7 @@ class _Run:
             self.folder.write_json(name, known)
         return Scores(**known)
 
-    def _train(self, train: Mapping[str, Records]) -> FederationState:
+    def _train(self, train: Mapping[str, Records], scorer: Scorer) -> FederationState:
         federated, privacy = self.config.federated, self.config.privacy
         digest = config_digest(self.config)
         rows = {name: encode(self.tokenizer, records, self.config) for name, records in train.items()}
@@ -204,7 +206,9 @@ class _Run:
         tracker = MetricsTracker(self.folder.name, LOGS)
         tracker.truncate_after(start.round)
         known = tracker.logged()
-        for line in (line for report in start.history for line in _lines_of(report)):
+        every = self.config.training.evaluation.every_rounds if privacy.share_metrics else 0
+        held_out: dict[str, dict[str, float]] = self.folder.read_json("held_out.json") or {}
+        for line in (line for report in start.history for line in _lines_of(report, held_out)):
             if (line["round"], line["hospital"]) not in known:  # killed between the checkpoint and this line
                 tracker.log_round(**line)
         policy = AllOrSampled(
@@ -218,9 +222,14 @@ class _Run:
 
             def on_round(state: FederationState, report: RoundReport) -> None:
                 save_round(self.folder.path, state, config_digest=digest, keep=federated.keep_rounds)
-                write_atomic(self.folder.path / "rounds.jsonl", _round_lines(state.history))
-                for line in _lines_of(report):
-                    tracker.log_round(**line)
+                if every and report.round % every == 0:
+                    held_out[str(report.round)] = scorer.loss(state.global_state).per_hospital
+                    self.folder.write_json("held_out.json", held_out)
+                lines = [line for past in state.history for line in _lines_of(past, held_out)]
+                write_atomic(self.folder.path / "rounds.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+                for line in lines:
+                    if line["round"] == report.round:
+                        tracker.log_round(**line)
 
             return run_rounds(
                 start, algorithm=get_algorithm(federated),
@@ -310,7 +319,7 @@ class _Run:
                 "rouge_l": {
                     "base": base.rouge_l,
                     "federated": federated.rouge_l,
-                    "n": config.training.evaluation.generated_answers,
+                    "n": self.written_answers,
                 },
             },
             "comparison": comparison,
@@ -339,22 +348,18 @@ class _Run:
         }
 
 
-def _lines_of(report: RoundReport) -> list[dict[str, Any]]:
+def _lines_of(report: RoundReport, held_out: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     """One line a hospital; losses and token counts only of hospitals that share them."""
     lines = []
     for name in report.admitted:
-        metrics = report.metrics.get(name)
-        known = (
-            {key: getattr(metrics, key) for key in ("loss", "tokens", "answer_tokens", "steps", "seconds")}
-            if metrics
-            else {}
-        )
-        lines.append({"round": report.round, "hospital": name, **known})
+        line: dict[str, Any] = {"round": report.round, "hospital": name}
+        if metrics := report.metrics.get(name):
+            line |= {key: getattr(metrics, key) for key in ("loss", "tokens", "answer_tokens", "steps", "seconds")}
+        scored = held_out.get(str(report.round), {})
+        if name in scored:
+            line["held_out"] = scored[name]
+        lines.append(line)
     return lines
-
-
-def _round_lines(history: Sequence[RoundReport]) -> str:
-    return "".join(json.dumps(line) + "\n" for report in history for line in _lines_of(report))
 
 
 def _show(advance: Step) -> OnStep:

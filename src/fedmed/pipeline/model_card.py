@@ -30,8 +30,11 @@ tags:
 Load it with plain PEFT:
 
 ```python
+from fedmed.model.load_model import load_model_and_tokenizer
 from peft import PeftModel
-model = PeftModel.from_pretrained(base_model, "adapter")
+
+base, tokenizer = load_model_and_tokenizer("{model}")
+model = PeftModel.from_pretrained(base, "adapter")
 ```
 
 Not covered by any guarantee: {not_covered}.

@@ -118,6 +118,8 @@ def start_run(path: Path, config: FedMedConfig) -> Iterator[RunFolder]:
         OutputNotWritableError, DiskFullError.
     """
     folder = RunFolder(path)
+    if folder.name == "metrics":
+        raise RunExistsError(f"{path} would share logs/metrics with all runs", "choose another --out")
     existed = path.exists()
     if existed and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir())):
         if (path / "config.yaml").is_file():

@@ -82,6 +82,7 @@ class Scorer:
             if self._evaluation.sample_answers
             else []
         )
+        self.written_answers = len(self._written)
         examples = worked_examples(everything, self._evaluation.few_shot, self._seed)
         model_config = config.model
         self._prefix = few_shot_ids(

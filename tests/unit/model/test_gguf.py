@@ -10,10 +10,11 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedmed.config.schema import ModelSection
-from fedmed.errors import MissingExtraError, ModelCorruptError, ModelError, ModelNotFoundError
+from fedmed.errors import DiskFullError, MissingExtraError, ModelCorruptError, ModelError, ModelNotFoundError
 from fedmed.model import builtin
 from fedmed.model.gemma_gguf import merges_of
 from fedmed.model.gguf_file import read_gguf
@@ -155,6 +156,25 @@ def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(ModelCorruptError):
         builtin.gguf_folder(path)
     assert not [entry for entry in (tmp_path / "cache" / "models").iterdir() if entry.name != ".lock"]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(source, folder):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    path = _write(tmp_path / "small.gguf")
+    monkeypatch.setattr(builtin, "convert_gemma", full)
+    with pytest.raises(DiskFullError):
+        builtin.gguf_folder(path)
+    assert not [entry for entry in (tmp_path / "cache" / "models").iterdir() if entry.name != ".lock"]
+
+
+def test_a_converted_model_that_was_damaged_says_how_to_mend_it(tmp_path):
+    path = _write(tmp_path / "small.gguf")
+    weights = builtin.gguf_folder(path) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(ModelCorruptError, match="remove the folder"):
+        _load(path)
 
 
 @pytest.mark.parametrize("kept", [0, 3, 100, 5_000, 60_000])
