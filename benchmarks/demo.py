@@ -18,9 +18,9 @@ from fedmed.pipeline.federation import resume_federation, run_federation
 RESULTS = Path(__file__).parent / "results" / "demo.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "demo.svg"
 KEPT = (
-    "seed", "model", "dataset", "algorithm", "rounds", "hospitals", "loss", "gain", "evaluation", "comparison", "train_tokens",
-    "wall_s", "bytes", "peak_rss_mb", "adapter_sha256", "environment",
-)  # fmt: skip
+    *("seed", "model", "dataset", "algorithm", "rounds", "hospitals", "loss", "gain", "evaluation", "comparison"),
+    *("train_tokens", "wall_s", "bytes", "peak_rss_mb", "adapter_sha256", "environment"),
+)
 
 
 def measure(recipe: str) -> dict[str, Any]:
@@ -54,7 +54,8 @@ def draw(summary: dict[str, Any]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {34 * len(rows) + 50}" font-family="sans-serif" '
         'font-size="14" role="img"><title>Held-out loss of the demo and its references</title>'
         f'<rect width="760" height="{34 * len(rows) + 50}" fill="#ffffff"/>'
-        '<text x="16" y="26" font-weight="bold" fill="#0f172a">Held-out loss, nats per answer token (lower is better)</text>'
+        '<text x="16" y="26" font-weight="bold" fill="#0f172a">'
+        "Held-out loss, nats per answer token (lower is better)</text>"
     ]
     for number, (label, loss, colour) in enumerate(rows):
         y = 44 + 34 * number

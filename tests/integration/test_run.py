@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from fedmed.errors import (
     RunNotFoundError,
     SplitError,
 )
+from fedmed.pipeline.comparison import REFERENCES, shuffle_answers
 from fedmed.pipeline.federation import resume_federation, run_federation
 
 pytestmark = pytest.mark.integration
@@ -119,9 +121,14 @@ def test_a_killed_run_resumes_to_the_identical_adapter(place):
 
 
 def test_a_run_that_shares_no_metrics_tells_none(place):
-    summary = run_federation(settings(place, "privacy.share_metrics=false"), out=Path("out")).summary
+    summary = run_federation(
+        settings(place, "privacy.share_metrics=false"), out=Path("out"), compare=REFERENCES
+    ).summary
     assert summary["loss"]["per_hospital"] is None
     assert summary["train_tokens"] is None
+    assert [entry["per_hospital"] for entry in summary["comparison"].values()] == [None, None, None]
+    for name in ("baseline.json", "few_shot.json", "federated.json", "summary.json"):
+        assert not re.search(r'"per_hospital": \{\s*"', Path("out", name).read_text()), name
     assert "loss" not in Path("out/rounds.jsonl").read_text()
     assert "loss" not in Path("logs/metrics/out.jsonl").read_text()
 
@@ -203,5 +210,15 @@ def test_a_full_disk_stops_the_run_in_one_line_and_it_can_be_resumed(place):
     assert limited.returncode == 62, limited.stderr
     assert "error: no room left" in limited.stderr
     assert "Traceback" not in limited.stderr
-    if Path("full").exists():
-        assert resume_federation(Path("full")).summary["adapter_sha256"] == alone["adapter_sha256"]
+    assert json.loads(Path("full/summary.json").read_text())["status"] == "stopped"
+    assert resume_federation(Path("full")).summary["adapter_sha256"] == alone["adapter_sha256"]
+
+
+def test_the_control_gives_every_question_the_answer_of_another():
+    records = [{"question": f"q{i}", "answer": f"a{i}", "kind": "ab"[i % 2]} for i in range(21)]
+    shuffled = shuffle_answers(records, seed=1, hospital="hospital_A")
+    assert [row["question"] for row in shuffled] == [row["question"] for row in records]
+    assert all(before["answer"] != after["answer"] for before, after in zip(records, shuffled, strict=True))
+    for kind in "ab":
+        answers = [sorted(row["answer"] for row in rows if row["kind"] == kind) for rows in (records, shuffled)]
+        assert answers[0] == answers[1]

@@ -34,13 +34,22 @@ def ask(
 
     Research and educational use only, not medical advice.
     """
-    from fedmed.safety.assistant import ask_once
+    from fedmed.config.load import load_config
+    from fedmed.errors import RunNotFoundError
+    from fedmed.safety.assistant import answer_at_once, ask_once
     from fedmed.utils.runs import find_run, latest_run
 
     if base and run is not None:
         raise typer.BadParameter("give --run or --base, not both")
-    folder = None if base else latest_run() if run is None else find_run(run)
-    answer = ask_once(question, folder, overrides=overrides or (), show_withheld=show_withheld)
+    try:
+        folder = None if base else latest_run() if run is None else find_run(run)
+    except RunNotFoundError:
+        # Whoever asks in an emergency is told what to do, also where nothing has been trained yet.
+        answer = answer_at_once(question, load_config(None, (), overrides or ()))
+        if answer is None:
+            raise
+    else:
+        answer = ask_once(question, folder, overrides=overrides or (), show_withheld=show_withheld)
     if as_json:
         typer.echo(json.dumps({name: getattr(answer, name) for name in _FIELDS}, ensure_ascii=False))
     else:

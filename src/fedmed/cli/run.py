@@ -74,6 +74,11 @@ def _print(folder: Path, summary: dict[str, Any]) -> None:
             f"{(reference['loss'] - loss['base']) / loss['base']:+.1%}",
         )
     console.print(table)
+    words = loss["without_end_token"]
+    shot = "" if words["few_shot"] is None else f", with worked examples {words['few_shot']:.3f}"
+    console.print(
+        f"Without the end-of-answer token: base {words['base']:.3f}{shot}, federated {words['federated']:.3f}"
+    )
     share = summary["gain"]["few_shot_share"]
     if share is not None:
         console.print(f"Worked examples alone give {share:.0%} of the federated gain: that much may be format.")

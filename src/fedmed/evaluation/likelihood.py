@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 
 from fedmed.data.encode import EncodedRow
 from fedmed.errors import DataFormatError
-from fedmed.model.packing import group_by_tokens, pack_rows, token_losses
+from fedmed.model.packing import group_by_tokens, pack_rows, packs, token_losses
+
+OnRows: TypeAlias = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class RowScores:
 
     nll: NDArray[np.float64]  # [rows] nats, summed over the row's answer tokens
     tokens: NDArray[np.int64]  # [rows] answer tokens
+    end_nll: NDArray[np.float64]  # [rows] of those nats, the end-of-sequence token's; 0 where the row has none
+    ends: NDArray[np.int64]  # [rows] 1 where the row has an end-of-sequence token
 
     @property
     def loss(self) -> float:
@@ -36,8 +41,14 @@ class RowScores:
         total = int(self.tokens.sum())
         return float(self.nll.sum()) / total if total else float("nan")
 
+    @property
+    def words_loss(self) -> float:
+        """The same without the end-of-sequence tokens: what a model pays for the words alone, not for stopping."""
+        total = int((self.tokens - self.ends).sum())
+        return float((self.nll - self.end_nll).sum()) / total if total else float("nan")
+
     def __getitem__(self, rows: slice) -> RowScores:
-        return RowScores(self.nll[rows], self.tokens[rows])
+        return RowScores(self.nll[rows], self.tokens[rows], self.end_nll[rows], self.ends[rows])
 
 
 @contextlib.contextmanager
@@ -58,7 +69,8 @@ def score_rows(
     *,
     max_tokens_per_forward: int = 512,
     prefix: Sequence[int] = (),
-    packed: bool = True,
+    packed: bool | None = None,
+    on_rows: OnRows | None = None,
 ) -> RowScores:
     """Sum the negative log-likelihood of each row's answer tokens, in nats.
 
@@ -68,7 +80,9 @@ def score_rows(
         max_tokens_per_forward: row tokens in one forward (padding included); a longer row goes alone.
         prefix: token ids that stand before every row (beginning-of-sequence token and worked examples). The row's own
             beginning-of-sequence token is left out then. The prefix is run once and its keys and values reused.
-        packed: False scores each row alone, prefix and all: slower, and right for any causal model.
+        packed: False scores each row alone, prefix and all: slower, and right for any causal model. None: as the model
+            allows, see ``packing.packs``.
+        on_rows: called with the number of rows each forward has scored, for a progress display.
 
     Returns:
         One sum and one token count a row; deterministic for the same arguments and thread count.
@@ -76,12 +90,14 @@ def score_rows(
     Raises:
         DataFormatError: a row has no prompt token or no answer token; names its index.
     """
+    if packed is None:
+        packed = packs(model)
     if prefix:
         rows = [_without_bos(row, _bos_token_id(model, prefix)) for row in rows]
     for index, row in enumerate(rows):
         if not 0 < row.prompt_length < len(row.input_ids):
             raise DataFormatError(f"row {index} has no prompt token or no answer token", "check the prompt template")
-    sums = np.zeros(len(rows), dtype=np.float64)
+    sums = np.zeros((len(rows), 2), dtype=np.float64)  # all answer tokens; the last one
     with evaluating(model):
         if prefix and packed:
             order = sorted(range(len(rows)), key=lambda i: len(rows[i].input_ids))
@@ -90,19 +106,36 @@ def score_rows(
                 past = copy.deepcopy(cache)
                 past.batch_repeat_interleave(len(batch))
                 sums[batch] = _after_prefix(model, [rows[i] for i in batch], past, len(prefix))
+                if on_rows:
+                    on_rows(len(batch))
         else:
             if prefix:
                 rows = [EncodedRow((*prefix, *row.input_ids), len(prefix) + row.prompt_length) for row in rows]
             for pack in group_by_tokens([len(row.input_ids) for row in rows], max_tokens_per_forward if packed else 0):
                 sums[pack] = _packed(model, [rows[i] for i in pack])
+                if on_rows:
+                    on_rows(len(pack))
     counts = np.array([len(row.input_ids) - row.prompt_length for row in rows], dtype=np.int64)
-    return RowScores(sums, counts)
+    stops = _special_ids(model, "eos_token_id")
+    ends = np.array([row.input_ids[-1] in stops for row in rows], dtype=np.int64)
+    return RowScores(sums[:, 0], counts, sums[:, 1] * ends, ends)
+
+
+def _special_ids(model: torch.nn.Module, name: str) -> frozenset[int]:
+    """Ids of a special token; a config holds one, several or none."""
+    ids = getattr(model.config.get_text_config(), name, None)  # type: ignore[union-attr,operator]
+    return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
+
+
+def _per_row(losses: torch.Tensor, counts: Sequence[int]) -> NDArray[np.float64]:
+    """Token losses [A] of rows laid end to end -> [rows, 2]: their sum, and the last token's."""
+    parts = torch.split(losses.double().cpu(), list(counts))
+    return np.array([[float(part.sum()), float(part[-1])] for part in parts])
 
 
 def _bos_token_id(model: torch.nn.Module, prefix: Sequence[int]) -> int | None:
     """The beginning-of-sequence id, if the tokenizer put it in front of the prefix (not all tokenizers do)."""
-    bos = getattr(model.config.get_text_config(), "bos_token_id", None)  # type: ignore[union-attr,operator]
-    return bos if prefix[0] == bos else None
+    return prefix[0] if prefix[0] in _special_ids(model, "bos_token_id") else None
 
 
 def _without_bos(row: EncodedRow, bos: int | None) -> EncodedRow:
@@ -131,9 +164,7 @@ def _padded_batches(rows: Sequence[EncodedRow], order: Sequence[int], limit: int
 
 def _packed(model: torch.nn.Module, rows: Sequence[EncodedRow]) -> NDArray[np.float64]:
     packed = pack_rows([(row.input_ids, row.prompt_length) for row in rows], next(model.parameters()).device)
-    losses = token_losses(model, packed).double().cpu().numpy()
-    owners = packed.row_of_target.cpu().numpy()
-    return np.bincount(owners, weights=losses, minlength=len(rows)).astype(np.float64)
+    return _per_row(token_losses(model, packed), [len(row.input_ids) - row.prompt_length for row in rows])
 
 
 def _after_prefix(
@@ -163,6 +194,5 @@ def _after_prefix(
         ).logits[0]  # [A, V]
     finally:
         narrowed.remove()
-    losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double().cpu().numpy()
-    owners = np.repeat(np.arange(len(rows)), [own - row.prompt_length for own, row in zip(lengths, rows, strict=True)])
-    return np.bincount(owners, weights=losses, minlength=len(rows)).astype(np.float64)
+    losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    return _per_row(losses, [len(row.input_ids) - row.prompt_length for row in rows])

@@ -14,7 +14,7 @@ import torch
 
 from fedmed.data.encode import EncodedRow
 from fedmed.errors import EmptyDataError
-from fedmed.evaluation.likelihood import RowScores, score_rows
+from fedmed.evaluation.likelihood import OnRows, RowScores, score_rows
 from fedmed.utils.extras import require
 
 
@@ -29,9 +29,12 @@ class HeldOut:
 
     def all_rows(self) -> RowScores:
         """Every record, hospital after hospital in the order they were given."""
+        parts = list(self.rows.values())
         return RowScores(
-            np.concatenate([scores.nll for scores in self.rows.values()]),
-            np.concatenate([scores.tokens for scores in self.rows.values()]),
+            np.concatenate([part.nll for part in parts]),
+            np.concatenate([part.tokens for part in parts]),
+            np.concatenate([part.end_nll for part in parts]),
+            np.concatenate([part.ends for part in parts]),
         )
 
 
@@ -41,7 +44,8 @@ def held_out_loss(
     *,
     max_tokens_per_forward: int = 512,
     prefix: tuple[int, ...] = (),
-    packed: bool = True,
+    packed: bool | None = None,
+    on_rows: OnRows | None = None,
 ) -> HeldOut:
     """Score each hospital's held-out rows; records of several hospitals share a forward.
 
@@ -51,6 +55,7 @@ def held_out_loss(
         max_tokens_per_forward: see ``likelihood.score_rows``.
         prefix: token ids of worked examples, see ``few_shot.few_shot_ids``; empty for none.
         packed: False scores row by row, for models that cannot be packed.
+        on_rows: see ``likelihood.score_rows``.
 
     Returns:
         The loss overall and at each hospital, with the sums of every row for paired comparisons.
@@ -62,7 +67,9 @@ def held_out_loss(
     rows = [row for hospital in rows_by_hospital.values() for row in hospital]
     if not rows:
         raise EmptyDataError("no hospital holds a record to evaluate on", "raise training.dataset.test_fraction")
-    scores = score_rows(model, rows, max_tokens_per_forward=max_tokens_per_forward, prefix=prefix, packed=packed)
+    scores = score_rows(
+        model, rows, max_tokens_per_forward=max_tokens_per_forward, prefix=prefix, packed=packed, on_rows=on_rows
+    )
     by_hospital: dict[str, RowScores] = {}
     start = 0
     for name, hospital in rows_by_hospital.items():

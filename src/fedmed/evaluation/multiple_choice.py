@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fedmed.data.encode import EncodedRow, encode_records
-from fedmed.evaluation.likelihood import score_rows
+from fedmed.evaluation.likelihood import OnRows, score_rows
 from fedmed.evaluation.statistics import wilson_interval
 from fedmed.utils.random_streams import stream
 
@@ -90,7 +90,8 @@ def score_choices(
     answer_prefix: str,
     max_length: int,
     max_tokens_per_forward: int = 512,
-    packed: bool = True,
+    packed: bool | None = None,
+    on_rows: OnRows | None = None,
 ) -> ChoiceResult | None:
     """Let the model choose in every item.
 
@@ -98,7 +99,7 @@ def score_choices(
         model, tokenizer: a causal language model and its tokenizer.
         items: see ``choice_items``.
         prompt_template, answer_prefix, max_length: as in training; an item whose question leaves no room is left out.
-        max_tokens_per_forward, packed: see ``likelihood.score_rows``.
+        max_tokens_per_forward, packed, on_rows: see ``likelihood.score_rows``.
 
     Returns:
         The result, or None when fewer than ``MIN_ITEMS`` items can be scored.
@@ -115,7 +116,7 @@ def score_choices(
             gold.append(item.gold)
     if len(gold) < MIN_ITEMS:
         return None
-    scores = score_rows(model, rows, max_tokens_per_forward=max_tokens_per_forward, packed=packed)
+    scores = score_rows(model, rows, max_tokens_per_forward=max_tokens_per_forward, packed=packed, on_rows=on_rows)
     mean_nll = (scores.nll / scores.tokens).reshape(len(gold), CHOICES)
     correct = int((mean_nll.argmin(axis=1) == np.array(gold)).sum())
     low, high = wilson_interval(correct, len(gold))

@@ -125,7 +125,7 @@ def attach_adapter(model_base: Any, folder: Path) -> Any:
         AdapterMismatchError: the adapter was made for another model. ModelNotFoundError, ModelCorruptError.
         ModelError: the model has an adapter already.
     """
-    from fedmed.model.lora_setup import keep_global_generators, refuse_second_adapter
+    from fedmed.model.lora_setup import refuse_second_adapter, wrap
 
     peft = require("peft", "train")
     folder = Path(folder)
@@ -142,8 +142,7 @@ def attach_adapter(model_base: Any, folder: Path) -> Any:
     except (ValueError, TypeError, KeyError) as error:
         raise ModelCorruptError(f"{folder / CONFIG} is not a LoRA configuration ({error})", _AGAIN) from error
     config.base_model_name_or_path = None  # PEFT warns when it is not spelt as the loaded model's
-    with keep_global_generators():
-        model = peft.get_peft_model(model_base, config)
+    model = wrap(model_base, config)
     set_adapter_state(model, state)
     return model.eval()
 

@@ -123,7 +123,10 @@ def _convert(path: Path, folder: Path) -> None:
     architecture = source.metadata.get("general.architecture")
     with folder_atomic(folder) as target, _clear_weight_errors(target):
         if architecture == ARCHITECTURE and source.metadata.get("tokenizer.ggml.model") == "llama":
-            convert_gemma(source, target)
+            try:
+                convert_gemma(source, target)
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                raise ModelCorruptError(f"{path} holds no complete Gemma 3 ({error})", "get the file again") from error
         else:
             _convert_with_transformers(path, target)
 

@@ -76,11 +76,13 @@ def read_gguf(path: Path) -> GgufFile:
     """Read the header.
 
     Raises:
-        ModelCorruptError: not a GGUF file, or cut off inside its header.
+        ModelCorruptError: not a GGUF file, or cut off. MissingExtraError: no ``gguf``.
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _read_header(path, data)
+            header = _read_header(path, data)
+            _check_length(header, len(data))
+            return header
     except (ValueError, struct.error, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
         raise ModelCorruptError(f"{path} is not a whole GGUF file ({error})", _AGAIN) from error
 
@@ -108,6 +110,15 @@ def _read_header(path: Path, data: mmap.mmap) -> GgufFile:
     start = -(-cursor.at // alignment) * alignment
     tensors = {name: TensorPlace(shape, kind, start + offset) for name, shape, kind, offset in places}
     return GgufFile(path, metadata, tensors)
+
+
+def _check_length(header: GgufFile, length: int) -> None:
+    """Every tensor must end inside the file; of a kind that is not known, only its beginning can be checked."""
+    sizes = require("gguf", "builtin").GGML_QUANT_SIZES
+    for name, place in header.tensors.items():
+        block, block_bytes = sizes.get(place.kind, (1, 0))
+        if place.start + prod(place.shape) // block * block_bytes > length:
+            raise ValueError(f"it ends before the end of tensor '{name}'")
 
 
 class _Cursor:

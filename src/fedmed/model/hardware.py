@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -48,3 +49,9 @@ def _dtype(asked: str, device: torch.device) -> tuple[torch.dtype, str]:
             return torch.bfloat16, "the GPU has it"
         return torch.float32, "fast bf16 is not certain here"
     return (torch.bfloat16 if asked == "bf16" else torch.float32), "as set"
+
+
+def keep_global_generators() -> Any:
+    """A context in which torch's global generators may be seeded and drawn from; at its end they are put back."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    return torch.random.fork_rng(devices=devices)

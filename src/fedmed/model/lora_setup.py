@@ -16,6 +16,7 @@ import torch
 from fedmed.config.load import default_config
 from fedmed.config.schema import LoraSection
 from fedmed.errors import ModelError, TargetModuleError
+from fedmed.model.hardware import keep_global_generators
 from fedmed.utils.extras import require
 from fedmed.utils.logger import get_logger
 from fedmed.utils.random_streams import stream_seed
@@ -54,10 +55,7 @@ def setup_lora(model: Any, config: LoraSection | None = None, *, seed: int = 17)
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
     )
-    with keep_global_generators(), warnings.catch_warnings():
-        # PEFT still asks transformers by the old name; nothing a user could mend.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        peft_model = peft.get_peft_model(model, peft_config)
+    peft_model = wrap(model, peft_config)
     draw_start(peft_model, seed)
     trainable, total = trainable_share(peft_model)
     log.info(
@@ -106,10 +104,13 @@ def refuse_second_adapter(model: Any) -> None:
         raise ModelError("the model has a LoRA adapter already", "load the base model again")
 
 
-def keep_global_generators() -> Any:
-    """A context in which torch's global generators may be used and are then put back (PEFT draws from them)."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    return torch.random.fork_rng(devices=devices)
+def wrap(model: Any, peft_config: Any) -> Any:
+    """PEFT's ``get_peft_model``; torch's global generators, which it draws from, are put back."""
+    peft = require("peft", "train")
+    with keep_global_generators(), warnings.catch_warnings():
+        # PEFT still asks transformers by the old name; nothing a user could mend.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return peft.get_peft_model(model, peft_config)
 
 
 def draw_start(peft_model: Any, seed: int) -> None:

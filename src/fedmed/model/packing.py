@@ -14,20 +14,23 @@ from typing import Any
 
 import torch
 
+from fedmed.utils.logger import get_logger
+
+log = get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class PackedRows:
     """T tokens of several rows, A of them answer tokens.
 
-    input_ids, position_ids: [1, T]; keep: [A] positions whose logits predict an answer token; targets: [A];
-    row_of_target: [A] index of the row that each target belongs to.
+    input_ids, position_ids: [1, T]; keep: [A] positions whose logits predict an answer token; targets: [A], row after
+    row.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     keep: torch.Tensor
     targets: torch.Tensor
-    row_of_target: torch.Tensor
 
     @property
     def tokens(self) -> int:
@@ -49,19 +52,17 @@ def pack_rows(rows: Sequence[tuple[Sequence[int], int]], device: torch.device | 
     positions: list[int] = []
     keep: list[int] = []
     targets: list[int] = []
-    owners: list[int] = []
-    for number, (row, prompt_length) in enumerate(rows):
+    for row, prompt_length in rows:
         start = len(ids)
         ids.extend(row)
         positions.extend(range(len(row)))
         keep.extend(range(start + prompt_length - 1, start + len(row) - 1))
         targets.extend(row[prompt_length:])
-        owners.extend([number] * (len(row) - prompt_length))
 
     def tensor(values: list[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
-    return PackedRows(tensor(ids)[None], tensor(positions)[None], tensor(keep), tensor(targets), tensor(owners))
+    return PackedRows(tensor(ids)[None], tensor(positions)[None], tensor(keep), tensor(targets))
 
 
 def answer_logits(model: Any, packed: PackedRows) -> torch.Tensor:
@@ -76,6 +77,29 @@ def answer_logits(model: Any, packed: PackedRows) -> torch.Tensor:
 def token_losses(model: Any, packed: PackedRows) -> torch.Tensor:
     """Cross-entropy [A] of each answer token, in nats."""
     return torch.nn.functional.cross_entropy(answer_logits(model, packed), packed.targets, reduction="none")
+
+
+def packs(model: Any) -> bool:
+    """Whether packed rows see only themselves in this model; measured once on two short rows, then remembered.
+
+    Architectures that ignore ``position_ids`` (BioGPT, OPT, BLOOM …) or carry a state along (Mamba) do not pack: each
+    row then goes alone.
+    """
+    known = getattr(model, "fedmed_packs", None)
+    if known is None:
+        device = next(model.parameters()).device
+        rows = [(tuple(range(3, 11)), 2), (tuple(range(11, 3, -1)), 3)]
+        tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            together = token_losses(model, pack_rows(rows, device))
+            apart = torch.cat([token_losses(model, pack_rows([row], device)) for row in rows])
+        model.train(was_training)
+        known = model.fedmed_packs = bool(torch.allclose(together, apart, atol=tolerance))
+        if not known:
+            log.warning("this model cannot hold several rows in one pass: rows go one by one, which is slower")
+    return bool(known)
 
 
 def group_by_tokens(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:

@@ -1,7 +1,8 @@
 """The references beside a federated run: each hospital alone, all records in one place, and a shuffled control.
 
-Every reference starts from the same adapter, sees the same number of tokens and is scored on the same records.
-The control trains on answers that belong to other questions: what it gains is format, not knowledge.
+Every reference starts from the same adapter and is scored on the same records. Central and the control see the rows
+that the federation sees; a hospital alone sees its own, in every round.
+The control trains on answers that belong to other questions: what it gains is format, and which answers are frequent.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from fedmed.federated.runner import AllOrSampled, FederationState, run_rounds
 from fedmed.federated.simulation import SimulationTransport
 from fedmed.pipeline.scoring import Records, Scorer, encode
 from fedmed.training.central import train_central
-from fedmed.training.local_train import OnStep, PeftLocalTrainer
+from fedmed.training.local_train import PeftLocalTrainer
+from fedmed.training.steps import steps_per_round
 from fedmed.types import AdapterState
 from fedmed.utils.random_streams import stream
 
@@ -24,11 +26,15 @@ REFERENCES = ("local", "central", "shuffled")
 
 
 def shuffle_answers(records: Records, *, seed: int, hospital: str) -> list[dict[str, str]]:
-    """The same questions and the same answers, paired at random among records of one kind."""
+    """The same questions and the same answers; each gets the answer of another record of its kind, at random.
+
+    A record that is alone in its kind keeps its answer.
+    """
     shuffled = [dict(row) for row in records]
     for kind in sorted({row["kind"] for row in records}):
         places = [index for index, row in enumerate(records) if row["kind"] == kind]
-        for place, other in zip(places, stream(seed, hospital, "shuffle", kind).permutation(places), strict=True):
+        circle = stream(seed, hospital, "shuffle", kind).permutation(places).tolist()
+        for place, other in zip(circle, [*circle[1:], circle[0]], strict=True):
             shuffled[place]["answer"] = records[other]["answer"]
     return shuffled
 
@@ -42,20 +48,27 @@ class References:
         tokenizer: Any,
         start: AdapterState,
         train: Mapping[str, Records],
+        rows: Mapping[str, Sequence[EncodedRow]],
         scorer: Scorer,
         config: FedMedConfig,
-        on_step: OnStep | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.start = start
         self.train = train
+        self.rows = rows
         self.scorer = scorer
         self.config = config
-        self.on_step = on_step
+        self._advance: Callable[[], None] = lambda: None
 
-    def run(self, name: str) -> dict[str, Any]:
-        """Train and score one reference: ``{"loss", "per_hospital"}``."""
+    def steps(self, name: str) -> int:
+        """Optimiser steps that ``run`` takes; an estimate where only some hospitals take part in a round."""
+        own = [steps_per_round(len(rows), self.config.training) for rows in self.rows.values()]
+        return self.config.federated.rounds * (max(own) if name == "central" else sum(own))
+
+    def run(self, name: str, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Train and score one reference: ``{"loss", "per_hospital"}``; ``advance`` is called after each step."""
+        self._advance = advance
         recipes: dict[str, Callable[[], dict[str, Any]]] = {
             "local": self._local,
             "central": self._central,
@@ -63,14 +76,10 @@ class References:
         }
         return recipes[name]()
 
-    def _rows(self, records: Mapping[str, Records]) -> dict[str, list[EncodedRow]]:
-        return {name: encode(self.tokenizer, rows, self.config) for name, rows in records.items()}
-
-    def _federate(self, rows: Mapping[str, Sequence[EncodedRow]], hospitals: Sequence[str]) -> AdapterState:
+    def _policy(self, hospitals: Sequence[str]) -> AllOrSampled:
         federated = self.config.federated
-        trainer = PeftLocalTrainer(self.model, rows, self.config.training, self.on_step)
         everyone = len(hospitals) == federated.num_clients
-        policy = AllOrSampled(
+        return AllOrSampled(
             run_id="reference",
             hospitals=tuple(hospitals),
             rounds=federated.rounds,
@@ -78,11 +87,15 @@ class References:
             hospitals_per_round=federated.hospitals_per_round if everyone else None,
             min_replies=federated.min_replies if everyone else None,
         )
+
+    def _federate(self, rows: Mapping[str, Sequence[EncodedRow]], hospitals: Sequence[str]) -> AdapterState:
+        federated = self.config.federated
+        trainer = PeftLocalTrainer(self.model, rows, self.config.training, lambda *step: self._advance())
         final = run_rounds(
             FederationState(round=0, global_state=self.start),
             algorithm=get_algorithm(federated),
             transport=SimulationTransport(trainer, {}, self.config.privacy),
-            policy=policy,
+            policy=self._policy(hospitals),
             rounds=federated.rounds,
             on_round=lambda state, report: None,
         )
@@ -90,31 +103,32 @@ class References:
 
     def _local(self) -> dict[str, Any]:
         """Each hospital alone, for as many rounds and steps; judged on its own records, weighted as the others are."""
-        rows = self._rows(self.train)
         per_hospital: dict[str, float] = {}
         nll = tokens = 0.0
-        for name in rows:
+        for name in self.rows:
             if not self.scorer.held_out[name]:
                 continue
-            scores = self.scorer.loss(self._federate(rows, [name]), [name])
+            scores = self.scorer.loss(self._federate(self.rows, [name]), [name])
             per_hospital |= scores.per_hospital
             nll += sum(scores.nll)
             tokens += sum(scores.tokens)
-        return {"loss": nll / tokens, "per_hospital": per_hospital}
+        return {"loss": nll / tokens, "per_hospital": per_hospital or None}
 
     def _central(self) -> dict[str, Any]:
-        federated = self.config.federated
+        policy = self._policy(list(self.rows))
+        plans = [policy.plan(number, ()) for number in range(1, policy.rounds + 1)]
         state = train_central(
-            self.model, self._rows(self.train), self.config.training,
-            start=self.start, rounds=federated.rounds, seed=federated.seed,
+            self.model, self.rows, self.config.training, start=self.start, seed=policy.seed,
+            hospitals=[plan.hospitals for plan in plans if plan], on_step=lambda *step: self._advance(),
         )  # fmt: skip
         return self._scored(state)
 
     def _shuffled(self) -> dict[str, Any]:
         seed = self.config.federated.seed
         records = {name: shuffle_answers(rows, seed=seed, hospital=name) for name, rows in self.train.items()}
-        return self._scored(self._federate(self._rows(records), list(records)))
+        rows = {name: encode(self.tokenizer, own, self.config) for name, own in records.items()}
+        return self._scored(self._federate(rows, list(rows)))
 
     def _scored(self, state: AdapterState) -> dict[str, Any]:
         scores = self.scorer.loss(state)
-        return {"loss": scores.loss, "per_hospital": scores.per_hospital}
+        return {"loss": scores.loss, "per_hospital": scores.per_hospital or None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import time
@@ -16,27 +17,29 @@ from fedmed.agent.metrics import MetricsTracker
 from fedmed.config.load import config_digest
 from fedmed.config.schema import FedMedConfig
 from fedmed.data.federated_split import create_federated_split
-from fedmed.data.load_dataset import load_medical_dataset
-from fedmed.errors import ConfigChangedError, RunError
+from fedmed.data.load_dataset import load_with_report
+from fedmed.data.split_folder import write_split
+from fedmed.errors import ConfigChangedError, EmptyDataError, RunError
+from fedmed.evaluation.likelihood import OnRows
 from fedmed.evaluation.report import write_report
-from fedmed.evaluation.statistics import relative_gain
 from fedmed.federated.algorithms import get_algorithm
 from fedmed.federated.checkpoint import load_latest, save_round
 from fedmed.federated.runner import AllOrSampled, FederationState, run_rounds
 from fedmed.federated.simulation import SimulationTransport
-from fedmed.model.adapter import adapter_sha256, get_adapter_state, save_adapter, set_adapter_state
+from fedmed.model.adapter import get_adapter_state, save_adapter, set_adapter_state
 from fedmed.model.load_model import shared_model
 from fedmed.pipeline.comparison import REFERENCES, References
 from fedmed.pipeline.model_card import model_card
-from fedmed.pipeline.run_folder import RunFolder, environment, new_run_name, peak_rss_mb, resume_run, start_run
+from fedmed.pipeline.run_folder import RunFolder, new_run_name, resume_run, start_run
 from fedmed.pipeline.scoring import Records, Scorer, Scores, encode
+from fedmed.pipeline.summary import round_lines, summarize
 from fedmed.safety.assistant import MedicalAssistant
-from fedmed.training.local_train import OnStep, PeftLocalTrainer
+from fedmed.training.local_train import OnStep, PeftLocalTrainer, use_threads
 from fedmed.training.stepper import StepResult
 from fedmed.training.steps import steps_per_round
 from fedmed.types import AdapterState, LocalJob, RoundReport
 from fedmed.utils.console import Step, track
-from fedmed.utils.files import folder_lock, write_atomic
+from fedmed.utils.files import check_writable, folder_lock, write_atomic
 from fedmed.utils.runs import DEFAULT_ROOT, note_latest
 
 log = logging.getLogger(__name__)
@@ -54,10 +57,10 @@ class Outcome:
 
 
 class Clock:
-    """Wall seconds by phase."""
+    """Wall seconds by phase, of this process: a resumed run counts from where it was taken up."""
 
-    def __init__(self, spent: Mapping[str, float] | None = None) -> None:
-        self.spent: dict[str, float] = dict(spent or {})
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -118,6 +121,9 @@ class _Run:
     def carry_out(self) -> Outcome:
         started = time.perf_counter()
         try:
+            for place in (PROCESSED, LOGS / "metrics", DEFAULT_ROOT):
+                check_writable(place)
+            use_threads(self.config.training)
             with self.clock.phase("load"):
                 train, scorer = self._prepare()
             self._write_status("running")
@@ -128,70 +134,84 @@ class _Run:
             with self.clock.phase("eval"):
                 save_adapter(final.global_state, self.folder.adapter, self.model)
                 federated = self._cached(
-                    "federated.json", "scoring the shared adapter", lambda: scorer.full(final.global_state)
+                    "federated.json",
+                    "scoring the shared adapter",
+                    scorer.rows_with_answers,
+                    lambda on_rows: scorer.full(final.global_state, on_rows),
                 )
                 samples = self._samples(final.global_state, scorer)
             comparison = self._references(train, scorer) if self.compare else None
             self.clock.spent["total"] = time.perf_counter() - started
-            summary = self._summary(final, base, few_shot, federated, comparison, samples)
+            known = self.folder.read_json("run.json") or {}
+            summary = summarize(
+                self.config, run_id=self.folder.name, command=known.get("command", ""), num_samples=self.num_samples,
+                final=final, base=base, few_shot=few_shot, federated=federated, written_answers=scorer.written_answers,
+                comparison=comparison, samples=samples, wall_s=self.clock.spent,
+            )  # fmt: skip
+            write_atomic(self.folder.path / "model_card.md", model_card(summary))
+            write_atomic(self.folder.adapter / "README.md", model_card(summary))
+            note_latest(self.folder.path, DEFAULT_ROOT)
             self.folder.write_json("summary.json", summary)
-            summary = json.loads(
-                self.folder.summary_file.read_text(encoding="utf-8")
-            )  # as a reader of the file gets it
+            write_report(self.folder.path)
         except BaseException as error:
             if self.folder.worth_keeping():
                 with contextlib.suppress(RunError):  # a disk that is full stays full: the first error is what counts
                     self._write_status("stopped", str(error) or type(error).__name__)
             raise
-        write_atomic(self.folder.path / "model_card.md", model_card(summary))
-        write_atomic(self.folder.adapter / "README.md", model_card(summary))
-        write_report(self.folder.path)
-        note_latest(self.folder.path, DEFAULT_ROOT)
-        return Outcome(self.folder.path, summary)
+        return Outcome(self.folder.path, json.loads(self.folder.summary_file.read_text(encoding="utf-8")))
 
     def _prepare(self) -> tuple[dict[str, Records], Scorer]:
         settings, federated = self.config.training.dataset, self.config.federated
         with track("reading records"):
-            dataset = load_medical_dataset(
+            dataset, self.loaded = load_with_report(
                 settings.name, settings.max_samples, seed=federated.seed, test_fraction=settings.test_fraction,
                 hub_split=settings.hub_split, columns=settings.columns or None,
             )  # fmt: skip
-            with folder_lock(PROCESSED.parent, wait=True):  # two runs may prepare their shares at the same moment
-                split = create_federated_split(
-                    dataset, federated.num_clients, federated.split, alpha=federated.dirichlet_alpha,
-                    seed=federated.seed, out_dir=PROCESSED,
-                )  # fmt: skip
-                manifest = json.loads((PROCESSED / "manifest.json").read_text(encoding="utf-8"))
+            alpha = federated.dirichlet_alpha
+            split = create_federated_split(
+                dataset, federated.num_clients, federated.split, alpha=alpha, seed=federated.seed
+            )
         with track("loading the model"):
             self.model, self.tokenizer = shared_model(self.config.model, federated.seed)
-        self._remember_data(manifest)
         records: dict[str, Records] = {name: data.to_list() for name, data in split.items()}
         self.start = get_adapter_state(self.model)
         train: dict[str, Records] = {
             name: [row for row in rows if row["split"] == "train"] for name, rows in records.items()
         }
+        self.rows = {name: encode(self.tokenizer, own, self.config) for name, own in train.items()}
+        for name, rows in self.rows.items():
+            if not rows:
+                raise EmptyDataError(
+                    f"all {len(train[name])} training records of {name} are over-long",
+                    "raise model.max_length, or choose another federated.split",
+                )
         scorer = Scorer(self.model, self.tokenizer, records, self.config)
-        self.written_answers = scorer.written_answers
+        # Only now: a run that cannot start leaves the last split in its place.
+        with folder_lock(PROCESSED.parent, wait=True):  # two runs may write their shares at the same moment
+            shown_alpha = alpha if federated.split == "dirichlet" else None
+            manifest = write_split(split, PROCESSED, strategy=federated.split, alpha=shown_alpha, seed=federated.seed)
+        self._remember_data(manifest, _digest(records))
         return train, scorer
 
-    def _remember_data(self, manifest: dict[str, Any]) -> None:
-        """Keep the manifest of the data this run stands on; a resumed run must find the same."""
-        known = self.folder.read_json("data_manifest.json")
+    def _remember_data(self, manifest: dict[str, Any], digest: str) -> None:
+        """Keep what describes the data this run stands on; a resumed run must find the same records."""
+        known = self.folder.read_json("run.json")
         if known is None:
-            self.folder.write_json("run.json", {"command": self.command, "compare": self.compare})
-            self.folder.write_json("data_manifest.json", manifest)
-        elif known != manifest:
+            self.folder.write_json("data_manifest.json", manifest | {"loaded": self.loaded.as_dict()})
+            described = {"command": self.command, "compare": self.compare, "records_sha256": digest}
+            self.folder.write_json("run.json", described)
+        elif known["records_sha256"] != digest:
             raise ConfigChangedError(
                 f"the records of {self.config.training.dataset.name} have changed since {self.folder.path} was started",
                 "put them back, or start a new run",
             )
 
-    def _cached(self, name: str, what: str, measure: Callable[[], Scores]) -> Scores:
+    def _cached(self, name: str, what: str, rows: int, measure: Callable[[OnRows], Scores]) -> Scores:
         """A measurement of this run: read where an earlier start of it already made it."""
         known = self.folder.read_json(name)
         if known is None:
-            with track(what):
-                scores = measure()
+            with track(what, rows) as advance:
+                scores = measure(advance)
             known = dataclasses.asdict(scores)
             self.folder.write_json(name, known)
         return Scores(**known)
@@ -199,37 +219,30 @@ class _Run:
     def _train(self, train: Mapping[str, Records], scorer: Scorer) -> FederationState:
         federated, privacy = self.config.federated, self.config.privacy
         digest = config_digest(self.config)
-        rows = {name: encode(self.tokenizer, records, self.config) for name, records in train.items()}
+        rows = self.rows
         self.num_samples = {name: len(own) for name, own in rows.items()}
         resumed = load_latest(self.folder.path, config_digest=digest)
         start = resumed or FederationState(round=0, global_state=self.start)
         tracker = MetricsTracker(self.folder.name, LOGS)
         tracker.truncate_after(start.round)
-        known = tracker.logged()
         every = self.config.training.evaluation.every_rounds if privacy.share_metrics else 0
         held_out: dict[str, dict[str, float]] = self.folder.read_json("held_out.json") or {}
-        for line in (line for report in start.history for line in _lines_of(report, held_out)):
-            if (line["round"], line["hospital"]) not in known:  # killed between the checkpoint and this line
-                tracker.log_round(**line)
+        self._write_lines(start.history, held_out, tracker)  # it may have been killed just after a checkpoint
         policy = AllOrSampled(
             run_id=self.folder.name, hospitals=tuple(rows), rounds=federated.rounds, seed=federated.seed,
             hospitals_per_round=federated.hospitals_per_round, min_replies=federated.min_replies,
         )  # fmt: skip
         asked = federated.hospitals_per_round or federated.num_clients
         steps = sum(steps_per_round(len(own), self.config.training) for own in rows.values()) * asked / len(rows)
-        with track("training", round((federated.rounds - start.round) * steps)) as advance, contextlib.closing(tracker):
-            trainer = PeftLocalTrainer(self.model, rows, self.config.training, _show(advance))
+        with track("training", round((federated.rounds - start.round) * steps)) as advance, tracker:
+            trainer = PeftLocalTrainer(self.model, rows, self.config.training, _show(advance, privacy.share_metrics))
 
             def on_round(state: FederationState, report: RoundReport) -> None:
-                save_round(self.folder.path, state, config_digest=digest, keep=federated.keep_rounds)
                 if every and report.round % every == 0:
                     held_out[str(report.round)] = scorer.loss(state.global_state).per_hospital
                     self.folder.write_json("held_out.json", held_out)
-                lines = [line for past in state.history for line in _lines_of(past, held_out)]
-                write_atomic(self.folder.path / "rounds.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-                for line in lines:
-                    if line["round"] == report.round:
-                        tracker.log_round(**line)
+                save_round(self.folder.path, state, config_digest=digest, keep=federated.keep_rounds)
+                self._write_lines(state.history, held_out, tracker)
 
             return run_rounds(
                 start, algorithm=get_algorithm(federated),
@@ -237,11 +250,23 @@ class _Run:
                 policy=policy, rounds=federated.rounds, on_round=on_round,
             )  # fmt: skip
 
+    def _write_lines(
+        self, history: Sequence[RoundReport], held_out: Mapping[str, Mapping[str, float]], tracker: MetricsTracker
+    ) -> None:
+        """Bring ``rounds.jsonl`` and the metrics up to the history."""
+        lines = [line for report in history for line in round_lines(report, held_out)]
+        write_atomic(self.folder.path / "rounds.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        known = tracker.logged()
+        for line in lines:
+            if (line["round"], line["hospital"]) not in known:
+                tracker.log_round(**line)
+
     def _baseline(self, scorer: Scorer) -> tuple[Scores, Scores | None]:
-        base = self._cached("baseline.json", "scoring the base model", scorer.base)
+        base = self._cached("baseline.json", "scoring the base model", scorer.rows_with_answers, scorer.base)
         if not scorer.has_examples:
             return base, None
-        return base, self._cached("few_shot.json", "scoring the base model with worked examples", scorer.few_shot)
+        what = "scoring the base model with worked examples"
+        return base, self._cached("few_shot.json", what, scorer.rows, scorer.few_shot)
 
     def _samples(self, state: AdapterState, scorer: Scorer) -> list[dict[str, Any]]:
         """Guarded answers to held-out questions, as a person would get them."""
@@ -260,12 +285,12 @@ class _Run:
 
     def _references(self, train: Mapping[str, Records], scorer: Scorer) -> dict[str, Any]:
         done: dict[str, Any] = self.folder.read_json("comparison.json") or {}
+        references = References(self.model, self.tokenizer, self.start, train, self.rows, scorer, self.config)
         for name in self.compare:
             if name not in done:
-                with track(f"training the reference '{name}'"), self.clock.phase(f"reference_{name}"):
-                    done[name] = References(self.model, self.tokenizer, self.start, train, scorer, self.config).run(
-                        name
-                    )
+                what = f"training the reference '{name}'"
+                with track(what, references.steps(name)) as advance, self.clock.phase(f"reference_{name}"):
+                    done[name] = references.run(name, advance)
                 self.folder.write_json("comparison.json", done)
         return {name: done[name] for name in self.compare}
 
@@ -273,96 +298,18 @@ class _Run:
         known = self.folder.read_json("summary.json") or {"run_id": self.folder.name}
         self.folder.write_json("summary.json", known | {"status": status, "reason": reason})
 
-    def _summary(
-        self,
-        final: FederationState,
-        base: Scores,
-        few_shot: Scores | None,
-        federated: Scores,
-        comparison: dict[str, Any] | None,
-        samples: list[dict[str, Any]],
-    ) -> dict[str, Any]:
-        config = self.config
-        shared = config.privacy.share_metrics
-        gain = relative_gain(
-            base.rows, federated.rows, seed=config.federated.seed, few_shot_loss=few_shot.loss if few_shot else None
-        )
-        trained = [metrics for past in final.history for metrics in past.metrics.values()]
-        return {
-            "run_id": self.folder.name,
-            "status": "finished",
-            "seed": config.federated.seed,
-            "model": config.model.name,
-            "dataset": config.training.dataset.name,
-            "algorithm": config.federated.algorithm,
-            "hospitals": [{"name": name, "num_samples": count} for name, count in self.num_samples.items()],
-            "rounds": final.round,
-            "loss": {
-                "base": base.loss,
-                "federated": federated.loss,
-                "per_hospital": {
-                    name: {"base": base.per_hospital[name], "federated": federated.per_hospital[name]}
-                    for name in base.per_hospital
-                }
-                if shared
-                else None,
-            },
-            "gain": dataclasses.asdict(gain),
-            "evaluation": {
-                "few_shot": few_shot
-                and {
-                    "examples": config.training.evaluation.few_shot,
-                    "loss": few_shot.loss,
-                    "per_hospital": few_shot.per_hospital if shared else None,
-                },
-                "multiple_choice": {"base": base.multiple_choice, "federated": federated.multiple_choice},
-                "rouge_l": {
-                    "base": base.rouge_l,
-                    "federated": federated.rouge_l,
-                    "n": self.written_answers,
-                },
-            },
-            "comparison": comparison,
-            "samples": samples,
-            "train_tokens": sum(metrics.tokens for metrics in trained) if shared else None,
-            "wall_s": {name: round(seconds, 3) for name, seconds in self.clock.spent.items()},
-            "bytes": {
-                "up": sum(past.bytes_up for past in final.history),
-                "down": sum(past.bytes_down for past in final.history),
-            },
-            "privacy": {
-                "example_epsilon": None,
-                "hospital_epsilon": None,
-                "delta": None,
-                "not_covered": [
-                    "the adapter: no differential privacy was applied to it",
-                    "held-out losses, also those of each hospital" if shared else "the overall held-out loss",
-                    "the number of training records of each hospital",
-                    *(["each hospital's training losses and token counts"] if shared else []),
-                ],
-            },
-            "peak_rss_mb": round(peak_rss_mb(), 1),
-            "adapter_sha256": adapter_sha256(final.global_state),
-            "environment": environment(),
-            "command": (self.folder.read_json("run.json") or {}).get("command", ""),
-        }
+
+def _digest(records: Mapping[str, Records]) -> str:
+    """SHA-256 over every record of every hospital, in order."""
+    digest = hashlib.sha256()
+    for name, rows in records.items():
+        digest.update(f"{name}\n".encode())
+        for row in rows:
+            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
+    return digest.hexdigest()
 
 
-def _lines_of(report: RoundReport, held_out: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """One line a hospital; losses and token counts only of hospitals that share them."""
-    lines = []
-    for name in report.admitted:
-        line: dict[str, Any] = {"round": report.round, "hospital": name}
-        if metrics := report.metrics.get(name):
-            line |= {key: getattr(metrics, key) for key in ("loss", "tokens", "answer_tokens", "steps", "seconds")}
-        scored = held_out.get(str(report.round), {})
-        if name in scored:
-            line["held_out"] = scored[name]
-        lines.append(line)
-    return lines
-
-
-def _show(advance: Step) -> OnStep:
+def _show(advance: Step, shared: bool) -> OnStep:
     before = time.perf_counter()
 
     def on_step(job: LocalJob, step: int, steps: int, result: StepResult) -> None:
@@ -370,6 +317,7 @@ def _show(advance: Step) -> OnStep:
         now = time.perf_counter()
         rate = round(result.tokens / (now - before))
         before = now
-        advance(round=f"{job.round}/{job.rounds}", hospital=job.hospital, loss=round(result.loss, 3), tokens_per_s=rate)
+        where: dict[str, Any] = {"round": f"{job.round}/{job.rounds}", "hospital": job.hospital}
+        advance(**where | ({"loss": round(result.loss, 3), "tokens_per_s": rate} if shared else {}))
 
     return on_step

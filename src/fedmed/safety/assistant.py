@@ -138,14 +138,20 @@ def ask_once(
         config = _run_config(run_folder, overrides)
     else:
         config = load_config(None, (), overrides) if overrides else default_config()
-    at_once = MedicalGuardrails(config.safety).answer_without_model(question)
+    at_once = answer_at_once(question, config, run=_run_name(run_folder) if run_folder else None)
     if at_once is not None:
-        return _as_answer(at_once, config, config.model.name, _run_name(run_folder) if run_folder else None, None)
+        return at_once
     if run_folder is not None:
         assistant = MedicalAssistant.from_run(run_folder, overrides)
     else:
         assistant = MedicalAssistant.from_base(config)
     return assistant.ask(question, show_withheld=show_withheld)
+
+
+def answer_at_once(question: str, config: FedMedConfig, *, run: str | None = None) -> Answer | None:
+    """The answer that needs no model, such as what to do in an emergency; None where a model has to be asked."""
+    decision = MedicalGuardrails(config.safety).answer_without_model(question)
+    return None if decision is None else _as_answer(decision, config, config.model.name, run, None)
 
 
 def _run_name(run_folder: Path) -> str:

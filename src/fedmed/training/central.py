@@ -12,7 +12,7 @@ from typing import Any
 from fedmed.config.schema import TrainingSection
 from fedmed.data.encode import EncodedRow
 from fedmed.model.adapter import get_adapter_state, set_adapter_state
-from fedmed.training.stepper import LoraStepper
+from fedmed.training.stepper import LoraStepper, repeatable_dropout
 from fedmed.training.steps import learning_rate, plan_steps
 from fedmed.types import AdapterState
 
@@ -23,35 +23,38 @@ def train_central(
     config: TrainingSection,
     *,
     start: AdapterState,
-    rounds: int,
+    hospitals: Sequence[Sequence[str]],
     seed: int,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> AdapterState:
     """Train ``start`` on the pooled rows and return the adapter.
 
-    A hospital whose rounds are shorter than another's simply has no part in the later steps of a round.
+    ``hospitals`` names who takes part in each round, as in the federated run. Where one hospital's round is shorter
+    than another's, it has no part in the later steps of the round.
     ``on_step`` is called with (step from 1, steps, loss).
     """
     set_adapter_state(model, start)
+    rounds = len(hospitals)
     stepper = LoraStepper(model, config)
     plans = [
         {
-            name: plan_steps(len(rows), config, seed=seed, hospital=name, round_number=number)
-            for name, rows in rows_by_hospital.items()
+            name: plan_steps(len(rows_by_hospital[name]), config, seed=seed, hospital=name, round_number=number)
+            for name in asked
         }
-        for number in range(1, rounds + 1)
+        for number, asked in enumerate(hospitals, start=1)
     ]
-    per_round = max(len(steps) for steps in plans[0].values())
-    for round_number, plan in enumerate(plans, start=1):
-        for number in range(per_round):
-            batches = [
-                [rows_by_hospital[name][row] for row in batch]
-                for name, steps in plan.items()
-                if number < len(steps)
-                for batch in steps[number]
-            ]
-            rate = learning_rate(config, step=number, steps=per_round, round_number=round_number, rounds=rounds)
-            result = stepper.step(batches, rate, f"central training, round {round_number}, step {number + 1}")
-            if on_step:
-                on_step((round_number - 1) * per_round + number + 1, rounds * per_round, result.loss)
+    lengths = [max(len(steps) for steps in plan.values()) for plan in plans]
+    with repeatable_dropout(seed, "central"):
+        for round_number, (plan, length) in enumerate(zip(plans, lengths, strict=True), start=1):
+            for number in range(length):
+                batches = [
+                    [rows_by_hospital[name][row] for row in batch]
+                    for name, steps in plan.items()
+                    if number < len(steps)
+                    for batch in steps[number]
+                ]
+                rate = learning_rate(config, step=number, steps=length, round_number=round_number, rounds=rounds)
+                result = stepper.step(batches, rate, f"central training, round {round_number}, step {number + 1}")
+                if on_step:
+                    on_step(sum(lengths[: round_number - 1]) + number + 1, sum(lengths), result.loss)
     return get_adapter_state(model)

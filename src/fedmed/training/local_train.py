@@ -13,19 +13,24 @@ import torch
 from fedmed.config.load import default_config
 from fedmed.config.schema import FedMedConfig, TrainingSection
 from fedmed.data.encode import EncodedRow, encode_records
-from fedmed.errors import TrainingError
+from fedmed.errors import EmptyDataError, TrainingError
 from fedmed.model.adapter import get_adapter_state, save_adapter, set_adapter_state
-from fedmed.training.stepper import LoraStepper, StepResult
+from fedmed.training.stepper import LoraStepper, StepResult, repeatable_dropout
 from fedmed.training.steps import Step, learning_rate, plan_steps
 from fedmed.types import AdapterState, LocalJob, LocalResult, TrainMetrics
-from fedmed.utils.random_streams import stream_seed
 
 OnStep = Callable[[LocalJob, int, int, StepResult], None]
 """Called after each optimiser step with (job, step from 1, steps, result)."""
 
 
+def use_threads(config: TrainingSection) -> None:
+    """Set the number of CPU threads for this process, where the settings name one."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+
+
 class PeftLocalTrainer:
-    """One hospital at a time, bit-reproducible: same job, rows, versions, machine and thread count, same adapter.
+    """One hospital at a time, bit-reproducible on a CPU: same job, rows, versions, machine and threads, same adapter.
 
     Each job starts a fresh optimiser, as FedAvg does (McMahan et al. 2017, arXiv:1602.05629).
 
@@ -47,8 +52,7 @@ class PeftLocalTrainer:
         self.rows_by_hospital = rows_by_hospital
         self.config = config
         self.on_step = on_step
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        use_threads(config)
 
     def run(self, jobs: Sequence[LocalJob]) -> Iterator[LocalResult]:
         """Results in the order of ``jobs``, each as soon as it is there."""
@@ -60,11 +64,7 @@ class PeftLocalTrainer:
         steps = plan_steps(len(rows), self.config, seed=job.seed, hospital=job.hospital, round_number=job.round)
         set_adapter_state(self.model, job.start)
         started = time.perf_counter()
-        devices = [] if not torch.cuda.is_available() else list(range(torch.cuda.device_count()))
-        with torch.random.fork_rng(devices=devices):  # LoRA dropout can only draw from the global generator
-            seed = stream_seed(job.seed, job.hospital, job.round, "dropout")
-            torch.default_generator.manual_seed(seed)
-            torch.cuda.manual_seed_all(seed)
+        with repeatable_dropout(job.seed, job.hospital, job.round):
             results = self._steps(job, rows, steps)
         metrics = TrainMetrics(
             loss=sum(result.loss for result in results) / len(results),
@@ -135,13 +135,15 @@ def train_local(
         )
     if not hasattr(model, "peft_config"):
         raise TrainingError("the model has no LoRA adapter", "call setup_lora(model) first")
-    rows, _ = encode_records(
+    rows, report = encode_records(
         [row for row in train_dataset if row.get("split", "train") != "test"],
         tokenizer,
         prompt_template=config.model.prompt_template,
         answer_prefix=config.model.answer_prefix,
         max_length=config.model.max_length,
     )
+    if report.dropped and not rows:
+        raise EmptyDataError(f"all {report.dropped} training records are over-long", "raise model.max_length")
     trainer = PeftLocalTrainer(model, {name: rows}, config.training, on_step)
     job = LocalJob(name, round=1, rounds=1, seed=config.federated.seed, start=get_adapter_state(model))
     result = next(trainer.run([job]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,19 @@ from fedmed.config.schema import TrainingSection
 from fedmed.data.encode import EncodedRow
 from fedmed.errors import NonFiniteLossError
 from fedmed.model.adapter import adapter_parameters
-from fedmed.model.packing import pack_rows, token_losses
+from fedmed.model.hardware import keep_global_generators
+from fedmed.model.packing import pack_rows, packs, token_losses
+from fedmed.utils.random_streams import stream_seed
+
+
+@contextlib.contextmanager
+def repeatable_dropout(seed: int, *names: str | int) -> Iterator[None]:
+    """LoRA dropout can only draw from torch's global generators: seed them by name, and put them back at the end."""
+    with keep_global_generators():
+        drawn = stream_seed(seed, *names, "dropout")
+        torch.default_generator.manual_seed(drawn)
+        torch.cuda.manual_seed_all(drawn)
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +92,13 @@ class LoraStepper:
         Raises:
             NonFiniteLossError: the loss or the gradient is not finite; the parameters stay as they were.
         """
-        packs = [pack_rows([(r.input_ids, r.prompt_length) for r in rows], self.device) for rows in micro_batches]
-        answer_tokens = sum(pack.answer_tokens for pack in packs)
+        if not packs(self.model):
+            micro_batches = [[row] for rows in micro_batches for row in rows]
+        packed = [pack_rows([(r.input_ids, r.prompt_length) for r in rows], self.device) for rows in micro_batches]
+        answer_tokens = sum(pack.answer_tokens for pack in packed)
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for pack in packs:
+        for pack in packed:
             with self._autocast():
                 losses = token_losses(self.model, pack)
             loss = losses.sum() / answer_tokens
@@ -108,4 +122,4 @@ class LoraStepper:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
-        return StepResult(total, sum(pack.tokens for pack in packs), answer_tokens)
+        return StepResult(total, sum(pack.tokens for pack in packed), answer_tokens)

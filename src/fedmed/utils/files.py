@@ -37,6 +37,22 @@ def clear_write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written or made, before time is spent on what is to go there; leaves no trace.
+
+    Raises:
+        OutputNotWritableError: a file is in its way, or permissions or a read-only disk are.
+    """
+    with clear_write_errors(folder):
+        nearest = folder.absolute()
+        while not nearest.exists():
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def _sync_folder(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -90,6 +106,9 @@ def folder_atomic(path: Path) -> Iterator[Path]:
                 if file.is_file():
                     with open(file, "rb") as handle:
                         os.fsync(handle.fileno())
+                elif file.is_dir():
+                    _sync_folder(file)
+            _sync_folder(temporary)
             if path.exists():
                 os.replace(path, old)
             try:

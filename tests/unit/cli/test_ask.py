@@ -99,3 +99,14 @@ def test_help_has_an_example(app: typer.Typer) -> None:
     result = CliRunner().invoke(app, ["ask", "--help"])
     assert "fedmed ask" in result.stdout
     assert "hypertrophic" in result.stdout
+
+
+def test_an_emergency_is_answered_where_no_run_exists_yet(tmp_path, monkeypatch, capsys):
+    from fedmed.cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["ask", "I have crushing chest pain going down my left arm", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert not answer["allowed"]
+    assert "emergency" in answer["answer"].lower()
+    assert main(["ask", "What is hypertrophic cardiomyopathy?"]) == 67

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PretrainedConfig
 
 from fedmed.evaluation.multiple_choice import MIN_ITEMS, ChoiceItem, choice_items, score_choices
 
@@ -77,7 +78,7 @@ class LikesG(torch.nn.Module):
         super().__init__()
         self.bias = torch.nn.Parameter(torch.zeros(128))
         self.bias.data[ord("g")] = 5.0
-        self.config = SimpleNamespace()
+        self.config = PretrainedConfig()
 
     def forward(self, input_ids: torch.Tensor, logits_to_keep: torch.Tensor, **_: Any) -> SimpleNamespace:
         return SimpleNamespace(logits=self.bias.expand(1, len(logits_to_keep), -1))

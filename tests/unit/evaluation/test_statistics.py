@@ -10,7 +10,7 @@ pytestmark = pytest.mark.unit
 
 
 def scores(per_token: np.ndarray, tokens: np.ndarray) -> RowScores:
-    return RowScores(per_token * tokens, tokens)
+    return RowScores(per_token * tokens, tokens, np.zeros(len(tokens)), np.zeros(len(tokens), dtype=int))
 
 
 TOKENS = np.arange(5, 65)

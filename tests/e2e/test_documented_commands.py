@@ -1,0 +1,75 @@
+"""Every ``fedmed`` command in README and docs runs, on a tiny model and few records where it trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "model.name=builtin:tiny-llama", "model.generation.max_new_tokens=8", "training.max_steps=1",
+    "training.evaluation.max_records_per_hospital=2", "training.evaluation.multiple_choice_items=0",
+    "training.evaluation.generated_answers=1", "federated.rounds=1",
+]  # fmt: skip
+HUB = "AI-MO/"
+
+
+def documented() -> list[str]:
+    """The commands in fenced blocks, each once."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    blocks = [
+        block for page in pages for block in re.findall(r"```[a-z]*\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    ]
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    return list(dict.fromkeys(line.split("  #")[0].strip() for line in lines if line.startswith("fedmed ")))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a finished run and the record files that the pages speak of."""
+    folder = tmp_path_factory.mktemp("reader")
+    rows = [{"question": f"What is finding {i}?", "answer": f"Finding {i} of the heart."} for i in range(60)]
+    (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    table = "frage,antwort\n" + "".join(f"{row['question']},{row['answer']}\n" for row in rows)
+    (folder / "records.csv").write_text(table, encoding="utf-8")
+    done = run(folder, "fedmed run --recipe quick --out output-models/RUN")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    words = shlex.split(command)[1:]
+    if words[0] in ("run", "train") and "--resume" not in words:
+        words += [word for setting in SMALL for word in ("--set", setting)]
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nobody listens there
+    return subprocess.run(
+        [sys.executable, "-m", "fedmed", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_pages_name_commands():
+    assert len(documented()) >= 8
+
+
+@pytest.mark.parametrize("command", documented())
+def test_the_command_runs(place, command):
+    if "--resume" in command:
+        summary = place / "output-models/RUN/summary.json"
+        summary.write_text(json.dumps(json.loads(summary.read_text()) | {"status": "stopped"}))
+    done = run(place, command)
+    # A hub id is looked up on the hub, and this hub does not answer: the error's own code, not a silent fallback.
+    assert done.returncode == (80 if HUB in command else 0), done.stderr
