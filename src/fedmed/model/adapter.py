@@ -125,7 +125,7 @@ def attach_adapter(model_base: Any, folder: Path) -> Any:
         AdapterMismatchError: the adapter was made for another model. ModelNotFoundError, ModelCorruptError.
         ModelError: the model has an adapter already.
     """
-    from fedmed.model.lora_setup import refuse_second_adapter, wrap
+    from fedmed.model.wrap import refuse_second_adapter, wrap
 
     peft = require("peft", "train")
     folder = Path(folder)

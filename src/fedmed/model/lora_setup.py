@@ -8,15 +8,15 @@ Not covered: adapters on embeddings or convolutions, more than one adapter at a 
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import torch
 
 from fedmed.config.load import default_config
 from fedmed.config.schema import LoraSection
-from fedmed.errors import ModelError, TargetModuleError
-from fedmed.model.hardware import keep_global_generators
+from fedmed.errors import TargetModuleError
+from fedmed.model.adapter import adapter_parameters
+from fedmed.model.wrap import refuse_second_adapter, wrap
 from fedmed.utils.extras import require
 from fedmed.utils.logger import get_logger
 from fedmed.utils.random_streams import stream_seed
@@ -98,25 +98,8 @@ def check_targets(model: Any, targets: tuple[str, ...]) -> None:
             )
 
 
-def refuse_second_adapter(model: Any) -> None:
-    """Raises ModelError when ``model`` carries an adapter already."""
-    if any(hasattr(module, "lora_A") for module in model.modules()):
-        raise ModelError("the model has a LoRA adapter already", "load the base model again")
-
-
-def wrap(model: Any, peft_config: Any) -> Any:
-    """PEFT's ``get_peft_model``; torch's global generators, which it draws from, are put back."""
-    peft = require("peft", "train")
-    with keep_global_generators(), warnings.catch_warnings():
-        # PEFT still asks transformers by the old name; nothing a user could mend.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        return peft.get_peft_model(model, peft_config)
-
-
 def draw_start(peft_model: Any, seed: int) -> None:
     """A as PEFT draws it (Kaiming uniform, a = sqrt 5), but each matrix from a stream of its own; B = 0."""
-    from fedmed.model.adapter import adapter_parameters
-
     with torch.no_grad():
         for key, parameter in adapter_parameters(peft_model).items():
             if key.endswith("lora_A.weight"):
