@@ -96,6 +96,7 @@ def full_summary() -> dict[str, Any]:
                 name: {"base": 3.3 + 0.04 * index, "federated": 1.98 + 0.03 * index}
                 for index, name in enumerate(hospitals)
             },
+            "without_end_token": {"base": 2.842, "few_shot": 2.267, "federated": 2.111},
         },
         "gain": {"relative": 0.399, "low": 0.371, "high": 0.426, "few_shot_share": 0.5524},
         "evaluation": {

@@ -48,6 +48,7 @@ def headline(summary: Json) -> str:
         "Nats per answer token over records that no hospital trained on; lower is better.</p>"
         + part.bars([("Base model", base, False), (shown, few_shot, False), ("Federated", federated, True)])
         + _few_shot_sentence(summary, base, federated, few_shot, examples)
+        + _end_token_sentence(summary)
     )
 
 
@@ -71,7 +72,19 @@ def _few_shot_sentence(
         )
     return (
         f"<p>{many} in the base model's prompt give <strong>{part.share(given)}</strong> of that fall by themselves: "
-        "that part may be the form of an answer. Only the rest needed training.</p>"
+        "that part may be the form of an answer.</p>"
+    )
+
+
+def _end_token_sentence(summary: Json) -> str:
+    """The fall without what a model gains by learning that answers end."""
+    base = part.number(summary, "loss", "without_end_token", "base")
+    federated = part.number(summary, "loss", "without_end_token", "federated")
+    if base is None or federated is None:
+        return ""
+    return (
+        f"<p>Without the token that ends an answer, which a base model does not expect: {base:.3f} → {federated:.3f}, "
+        f"{part.share(1 - federated / base)} lower.</p>"
     )
 
 

@@ -195,3 +195,11 @@ def test_a_page_that_cannot_be_written_is_named(tmp_path: Path, full_summary: di
     (tmp_path / "report.html").mkdir()
     with pytest.raises(OutputNotWritableError, match=r"report\.html"):
         page_of(tmp_path, full_summary)
+
+
+def test_the_fall_without_the_end_token_is_told_where_it_was_measured(tmp_path, full_summary):
+    (tmp_path / "summary.json").write_text(json.dumps(full_summary), encoding="utf-8")
+    assert "2.842 → 2.111" in write_report(tmp_path).read_text(encoding="utf-8")
+    del full_summary["loss"]["without_end_token"]
+    (tmp_path / "summary.json").write_text(json.dumps(full_summary), encoding="utf-8")
+    assert "ends an answer" not in write_report(tmp_path).read_text(encoding="utf-8")
