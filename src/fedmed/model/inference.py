@@ -49,7 +49,6 @@ def generate(
     *,
     model_config: ModelSection,
     seed: int = 17,
-    few_shot_prefix: str = "",
 ) -> list[Generated]:
     """Answer questions, in their order.
 
@@ -62,12 +61,11 @@ def generate(
         questions: plain text.
         model_config: prompt template and generation settings.
         seed: of sampling; each question draws from a stream of its own, so the batch it is in does not matter.
-        few_shot_prefix: text before every prompt, e.g. worked examples.
 
     Raises:
         DataFormatError: a prompt leaves no room for an answer in the model's context.
     """
-    prompts = [_prompt_ids(model, tokenizer, question, model_config, few_shot_prefix) for question in questions]
+    prompts = [_prompt_ids(model, tokenizer, question, model_config) for question in questions]
     answers: dict[int, Generated] = {}
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     for first in range(0, len(by_length), BATCH):
@@ -102,7 +100,7 @@ def stream_response(model: Any, tokenizer: Any, question: str, **overrides: Any)
         ConfigError, DataFormatError: before the first piece.
     """
     seed, config = _settings(model, overrides)
-    row = _Row(0, _prompt_ids(model, tokenizer, question, config, ""), _generator(model, seed, 0))
+    row = _Row(0, _prompt_ids(model, tokenizer, question, config), _generator(model, seed, 0))
     return _pieces(model, tokenizer, row, config)
 
 
@@ -223,8 +221,8 @@ def _choose(logits: torch.Tensor, row: _Row, settings: GenerationSection) -> int
     return int(order[torch.multinomial(shares, 1, generator=row.generator)])
 
 
-def _prompt_ids(model: Any, tokenizer: Any, question: str, config: ModelSection, few_shot_prefix: str) -> list[int]:
-    ids: list[int] = tokenizer(few_shot_prefix + config.prompt_template.format(question=question)).input_ids
+def _prompt_ids(model: Any, tokenizer: Any, question: str, config: ModelSection) -> list[int]:
+    ids: list[int] = tokenizer(config.prompt_template.format(question=question)).input_ids
     room = getattr(model.config, "max_position_embeddings", None)
     if room is not None and len(ids) + config.generation.max_new_tokens > room:
         raise DataFormatError(

@@ -19,7 +19,6 @@ from fedmed.types import Answer
 
 WITHHELD_MARK = "[WITHHELD TEXT, for professionals only: the guardrails did not let it pass]"
 
-_BATCH = 8  # questions generated together; more needs more memory than it saves time on a CPU
 _CUT_OFF = RailHit("text.cut_off", "low", "annotate", "the answer stops at the length limit, before its end")
 
 
@@ -91,29 +90,29 @@ class MedicalAssistant:
         return self.ask_many([question], show_withheld=show_withheld)[0]
 
     def ask_many(self, questions: Sequence[str], *, show_withheld: bool = False) -> list[Answer]:
-        """Answer several questions, in their order; those that may reach the model are generated in batches."""
+        """Answer several questions, in their order; those that may reach the model are generated together."""
         from fedmed.model.inference import generate
 
         decisions = [self.guardrails.answer_without_model(question) for question in questions]
         answers: list[Answer | None] = [self._answer(found) if found else None for found in decisions]
         open_ones = [index for index, answer in enumerate(answers) if answer is None]
-        for start in range(0, len(open_ones), _BATCH):
-            batch = open_ones[start : start + _BATCH]
-            made = generate(
-                self._model,
-                self._tokenizer,
-                [questions[index] for index in batch],
-                model_config=self.config.model,
-                seed=self.config.federated.seed,
+        if not open_ones:
+            return [answer for answer in answers if answer is not None]
+        made = generate(
+            self._model,
+            self._tokenizer,
+            [questions[index] for index in open_ones],
+            model_config=self.config.model,
+            seed=self.config.federated.seed,
+        )
+        for index, generated in zip(open_ones, made, strict=True):
+            decision = self.guardrails.assess(
+                questions[index],
+                generated.text,
+                raw_confidence(generated.token_logprobs),
+                notes=() if generated.finished else (_CUT_OFF,),
             )
-            for index, generated in zip(batch, made, strict=True):
-                decision = self.guardrails.assess(
-                    questions[index],
-                    generated.text,
-                    raw_confidence(generated.token_logprobs),
-                    notes=() if generated.finished else (_CUT_OFF,),
-                )
-                answers[index] = self._answer(decision, generated.text if show_withheld else None)
+            answers[index] = self._answer(decision, generated.text if show_withheld else None)
         return [answer for answer in answers if answer is not None]
 
     def _answer(self, decision: Decision, withheld: str | None = None) -> Answer:

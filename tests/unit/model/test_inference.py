@@ -195,15 +195,5 @@ def test_a_question_longer_than_the_context_is_refused(tiny_llama):
         generate_response(model, tokenizer, "x" * 2040)
 
 
-def test_a_few_shot_prefix_stands_before_the_prompt(tiny_llama):
-    model, tokenizer = tiny_llama
-    prefix = "Question: A?\nAnswer: b\n\n"
-    with_prefix = generate(model, tokenizer, ["Why?"], model_config=_config(), few_shot_prefix=prefix)
-    spelled = ModelSection(prompt_template=prefix + "Question: {question}\nAnswer:", generation=_config().generation)
-    assert with_prefix[0].token_logprobs[:3] == pytest.approx(
-        generate(model, tokenizer, ["Why?"], model_config=spelled)[0].token_logprobs[:3]
-    )
-
-
 def test_no_questions_give_no_answers(tiny_llama):
     assert generate(*tiny_llama, [], model_config=_config()) == []

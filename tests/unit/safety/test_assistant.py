@@ -112,12 +112,12 @@ def test_an_answer_that_was_cut_off_says_so(assistant: MedicalAssistant, model: 
     assert answer.reasons[0].startswith("text.cut_off: ")
 
 
-def test_many_questions_are_answered_in_their_order_and_in_batches(assistant: MedicalAssistant, model: Model) -> None:
+def test_many_questions_are_answered_in_their_order_and_together(assistant: MedicalAssistant, model: Model) -> None:
     questions = [f"What is disease {number}?" for number in range(10)]
     questions[3] = EMERGENCY
     answers = assistant.ask_many(questions)
     assert [answer.allowed for answer in answers] == [number != 3 for number in range(10)]
-    assert [len(batch) for batch in model.batches] == [8, 1]
+    assert [len(batch) for batch in model.batches] == [9]
     assert EMERGENCY not in [question for batch in model.batches for question in batch]
 
 
