@@ -27,7 +27,7 @@ def run(
     compare: Annotated[str, typer.Option(help="References to train too: local,central,shuffled.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of the table.")] = False,
 ) -> None:
-    """Train one LoRA adapter across simulated hospitals on this machine. Records stay in each hospital's share."""
+    """Train one LoRA adapter across simulated hospitals in one process on this machine."""
     from fedmed.config.load import load_config
     from fedmed.errors import ConfigError
     from fedmed.pipeline.comparison import REFERENCES

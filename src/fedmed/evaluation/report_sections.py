@@ -253,8 +253,9 @@ def costs(summary: Json) -> str:
 def privacy(summary: Json) -> str:
     """Epsilons where there are any, and what they do not cover."""
     stays = (
-        "<p>Records, tokens, activations and gradients of single records stay at the hospital. "
-        "One adapter update a round leaves it, with the counts and losses it agreed to share.</p>"
+        "<p>Simulated in one process: all records were on this machine. "
+        "Between hospitals, one adapter update a round would leave each, "
+        "with the counts and losses it agreed to share.</p>"
     )
     values = part.table_of(summary, "privacy")
     if not values:

@@ -21,13 +21,13 @@ tags:
 | | |
 |---|---|
 | base model | `{model}` (its own licence and terms apply) |
-| data | `{dataset}`, {records} training records at {hospitals} hospitals; the records stayed at each |
+| data | `{dataset}`, {records} training records available, shared out to {hospitals} simulated hospitals in one process |
 | method | {algorithm}, {rounds} rounds, seed {seed} |
 | held-out loss | {base:.3f} base, {federated:.3f} with this adapter (nats per answer token) |
 | privacy | no differential privacy: an attacker with the adapter may learn about single training records |
 | SHA-256 of the adapter | `{adapter_sha256}` |
 
-Load it with plain PEFT:
+Load it with PEFT, on the base model that FED-MED loads:
 
 ```python
 from fedmed.model.load_model import load_model_and_tokenizer
