@@ -21,7 +21,7 @@ tags:
 | | |
 |---|---|
 | base model | `{model}` (its own licence and terms apply) |
-| data | `{dataset}`, {records} training records available, shared out to {hospitals} simulated hospitals in one process |
+| data | `{dataset}`, {records} training records available to {hospitals} hospitals, simulated in one process |
 | method | {algorithm}, {rounds} rounds, seed {seed} |
 | held-out loss | {base:.3f} base, {federated:.3f} with this adapter (nats per answer token) |
 | privacy | no differential privacy: an attacker with the adapter may learn about single training records |
