@@ -99,6 +99,7 @@ class TrainingSection(Section):
     warmup_ratio: Share = 0.0  # share of all steps over which the rate rises
     max_grad_norm: Annotated[float, Field(gt=0.0)] | None = 1.0  # L2 norm gradients are clipped to; None: off
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0  # pulls the adapter towards 0
+    engine: Literal["packed", "single"] = "packed"  # packed: several hospitals in one pass; single: repeatable bits
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # of the arithmetic
     gradient_checkpointing: bool = False  # less memory, about a third slower
     threads: Positive | None = None  # CPU threads; None: all

@@ -103,7 +103,7 @@ class FederatedClient:
         model, tokenizer, settings = self._model_with_tokenizer()
 
         from fedmed.data.encode import encode_records
-        from fedmed.training.local_train import PeftLocalTrainer
+        from fedmed.training.engine import EngineTrainer
 
         rows, report = encode_records(
             self._rows,
@@ -117,7 +117,7 @@ class FederatedClient:
                 f"none of the {report.dropped} questions of '{self.name}' fits {settings.max_length} tokens",
                 "raise model.max_length",
             )
-        return PeftLocalTrainer(model, {self.name: rows}, self._config.training)
+        return EngineTrainer(model, {self.name: rows}, self._config.training)
 
     def _model_with_tokenizer(self) -> tuple[Any, Any, ModelSection]:
         settings = self._config.model

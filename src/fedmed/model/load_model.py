@@ -113,7 +113,7 @@ def _load(folder: Path, placement: Placement, config: ModelSection) -> tuple[Any
     from safetensors import SafetensorError
 
     transformers = require("transformers", "train")
-    options: dict[str, Any] = {"dtype": placement.dtype, "attn_implementation": "sdpa", "output_loading_info": True}
+    options: dict[str, Any] = {"dtype": placement.dtype, "output_loading_info": True}
     if config.quantization == "4bit":
         options |= _four_bit(placement)
     _check_weights(folder)

@@ -17,7 +17,7 @@ from fedmed.federated.runner import AllOrSampled, FederationState, run_rounds
 from fedmed.federated.simulation import SimulationTransport
 from fedmed.pipeline.scoring import Records, Scorer, encode
 from fedmed.training.central import train_central
-from fedmed.training.local_train import PeftLocalTrainer
+from fedmed.training.engine import EngineTrainer
 from fedmed.training.steps import steps_per_round
 from fedmed.types import AdapterState
 from fedmed.utils.random_streams import stream
@@ -90,7 +90,7 @@ class References:
 
     def _federate(self, rows: Mapping[str, Sequence[EncodedRow]], hospitals: Sequence[str]) -> AdapterState:
         federated = self.config.federated
-        trainer = PeftLocalTrainer(self.model, rows, self.config.training, lambda *step: self._advance())
+        trainer = EngineTrainer(self.model, rows, self.config.training, lambda *step: self._advance())
         final = run_rounds(
             FederationState(round=0, global_state=self.start),
             algorithm=get_algorithm(federated),

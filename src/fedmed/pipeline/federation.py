@@ -34,7 +34,8 @@ from fedmed.pipeline.run_folder import RunFolder, new_run_name, resume_run, star
 from fedmed.pipeline.scoring import Records, Scorer, Scores, encode
 from fedmed.pipeline.summary import round_lines, summarize
 from fedmed.safety.assistant import MedicalAssistant
-from fedmed.training.local_train import OnStep, PeftLocalTrainer, use_threads
+from fedmed.training.engine import EngineTrainer
+from fedmed.training.plain import OnStep, use_threads
 from fedmed.training.stepper import StepResult
 from fedmed.training.steps import steps_per_round
 from fedmed.types import AdapterState, LocalJob, RoundReport
@@ -235,7 +236,7 @@ class _Run:
         asked = federated.hospitals_per_round or federated.num_clients
         steps = sum(steps_per_round(len(own), self.config.training) for own in rows.values()) * asked / len(rows)
         with track("training", round((federated.rounds - start.round) * steps)) as advance, tracker:
-            trainer = PeftLocalTrainer(self.model, rows, self.config.training, _show(advance, privacy.share_metrics))
+            trainer = EngineTrainer(self.model, rows, self.config.training, _show(advance, privacy.share_metrics))
 
             def on_round(state: FederationState, report: RoundReport) -> None:
                 if every and report.round % every == 0:

@@ -12,7 +12,8 @@ from typing import Any
 from fedmed.config.schema import TrainingSection
 from fedmed.data.encode import EncodedRow
 from fedmed.model.adapter import get_adapter_state, set_adapter_state
-from fedmed.training.stepper import LoraStepper, repeatable_dropout
+from fedmed.training.engine import AdapterOptimizer, Engine, fits
+from fedmed.training.stepper import LoraStepper, StepResult, repeatable_dropout
 from fedmed.training.steps import learning_rate, plan_steps
 from fedmed.types import AdapterState
 
@@ -33,9 +34,8 @@ def train_central(
     than another's, it has no part in the later steps of the round.
     ``on_step`` is called with (step from 1, steps, loss).
     """
-    set_adapter_state(model, start)
     rounds = len(hospitals)
-    stepper = LoraStepper(model, config)
+    stepper = _EngineStepper(model, config, start) if fits(model) else _PlainStepper(model, config, start)
     plans = [
         {
             name: plan_steps(len(rows_by_hospital[name]), config, seed=seed, hospital=name, round_number=number)
@@ -57,4 +57,32 @@ def train_central(
                 result = stepper.step(batches, rate, f"central training, round {round_number}, step {number + 1}")
                 if on_step:
                     on_step(sum(lengths[: round_number - 1]) + number + 1, sum(lengths), result.loss)
-    return get_adapter_state(model)
+    return stepper.state()
+
+
+class _EngineStepper:
+    """The engine with one adapter for everybody."""
+
+    def __init__(self, model: Any, config: TrainingSection, start: AdapterState) -> None:
+        self.engine = Engine(model, config)
+        self.optimizer = AdapterOptimizer(start, config, self.engine.device)
+
+    def step(self, batches: Sequence[Sequence[EncodedRow]], rate: float, where: str) -> StepResult:
+        (result,) = self.engine.gradients([self.optimizer.adapter], [batches], [where])
+        self.optimizer.prepare(where)
+        self.optimizer.step(rate)
+        return result
+
+    def state(self) -> AdapterState:
+        return self.optimizer.adapter.state()
+
+
+class _PlainStepper(LoraStepper):
+    """The same for a model that the engine cannot train."""
+
+    def __init__(self, model: Any, config: TrainingSection, start: AdapterState) -> None:
+        set_adapter_state(model, start)
+        super().__init__(model, config)
+
+    def state(self) -> AdapterState:
+        return get_adapter_state(self.model)

@@ -16,6 +16,7 @@ from fedmed.errors import NonFiniteLossError
 from fedmed.model.adapter import adapter_parameters
 from fedmed.model.hardware import keep_global_generators
 from fedmed.model.packing import pack_rows, packs, token_losses
+from fedmed.types import TrainMetrics
 from fedmed.utils.random_streams import stream_seed
 
 
@@ -29,11 +30,39 @@ def repeatable_dropout(seed: int, *names: str | int) -> Iterator[None]:
         yield
 
 
+def use_checkpointing(model: Any, on: bool) -> None:
+    """Keep layers' activations, or compute them again in the backward pass."""
+    if on:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    elif any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        model.activation_checkpointing_disable()
+
+
+def autocast(config: TrainingSection, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """bf16 arithmetic where ``training.precision`` asks for it, or leaves it to a device that has it."""
+    wants = config.precision == "bf16"
+    if config.precision == "auto":
+        wants = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16) if wants else contextlib.nullcontext()
+
+
 @dataclass(frozen=True, slots=True)
 class StepResult:
     loss: float  # nats per answer token, over the whole step
     tokens: int
     answer_tokens: int
+
+
+def train_metrics(results: Sequence[StepResult], seconds: float) -> TrainMetrics:
+    """Counts and losses of a local training from those of its steps."""
+    return TrainMetrics(
+        loss=sum(result.loss for result in results) / len(results),
+        step_losses=tuple(result.loss for result in results),
+        tokens=sum(result.tokens for result in results),
+        answer_tokens=sum(result.answer_tokens for result in results),
+        steps=len(results),
+        seconds=seconds,
+    )
 
 
 class LoraStepper:
@@ -66,20 +95,8 @@ class LoraStepper:
         )
         self.mu = proximal_mu
         self.anchor = [p.detach().clone() for p in self.parameters] if proximal_mu else []
-        self._use_checkpointing(config.gradient_checkpointing)
+        use_checkpointing(model, config.gradient_checkpointing)
         model.train()
-
-    def _use_checkpointing(self, on: bool) -> None:
-        if on:
-            self.model.activation_checkpointing_enable({"use_reentrant": False})
-        elif any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules()):
-            self.model.activation_checkpointing_disable()
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        wants = self.config.precision == "bf16"
-        if self.config.precision == "auto":
-            wants = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16) if wants else contextlib.nullcontext()
 
     def step(self, micro_batches: Sequence[Sequence[EncodedRow]], learning_rate: float, where: str) -> StepResult:
         """One optimiser step.
@@ -99,7 +116,7 @@ class LoraStepper:
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for pack in packed:
-            with self._autocast():
+            with autocast(self.config, self.device):
                 losses = token_losses(self.model, pack)
             loss = losses.sum() / answer_tokens
             value = float(loss.detach())

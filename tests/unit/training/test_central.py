@@ -8,7 +8,7 @@ from fedmed.data.encode import EncodedRow
 from fedmed.model.adapter import adapter_sha256, get_adapter_state
 from fedmed.model.lora_setup import setup_lora
 from fedmed.training.central import train_central
-from fedmed.training.local_train import PeftLocalTrainer
+from fedmed.training.engine import EngineTrainer
 from fedmed.types import LocalJob
 
 pytestmark = pytest.mark.unit
@@ -20,7 +20,7 @@ def test_with_one_hospital_and_one_round_it_is_local_training(tiny_llama):
     model = setup_lora(tiny_llama[0])
     config = TrainingSection(max_steps=3, learning_rate=0.01)
     start = get_adapter_state(model)
-    local = next(PeftLocalTrainer(model, {"hospital_A": ROWS}, config).run([LocalJob("hospital_A", 1, 1, 17, start)]))
+    local = next(EngineTrainer(model, {"hospital_A": ROWS}, config).run([LocalJob("hospital_A", 1, 1, 17, start)]))
     central = train_central(model, {"hospital_A": ROWS}, config, start=start, hospitals=[["hospital_A"]], seed=17)
     assert adapter_sha256(central) == adapter_sha256(local.state)
 

@@ -14,7 +14,8 @@ from fedmed.data.encode import EncodedRow
 from fedmed.errors import EmptyDataError, NonFiniteLossError, TrainingError
 from fedmed.model.adapter import adapter_parameters, adapter_sha256, get_adapter_state, set_adapter_state
 from fedmed.model.lora_setup import setup_lora
-from fedmed.training.local_train import PeftLocalTrainer, train_local
+from fedmed.training.engine import EngineTrainer
+from fedmed.training.local_train import train_local
 from fedmed.training.steps import plan_steps
 from fedmed.types import LocalJob
 from fedmed.utils.random_streams import stream
@@ -79,7 +80,7 @@ def test_packed_training_equals_rows_one_by_one(request, family, grouped, mu, li
     )  # fmt: skip
     rows = random_rows(7)
     asked = job(model, proximal_mu=mu)
-    result = next(PeftLocalTrainer(model, {"hospital_A": rows}, config).run([asked]))
+    result = next(EngineTrainer(model, {"hospital_A": rows}, config).run([asked]))
     steps = plan_steps(len(rows), config, seed=11, hospital="hospital_A", round_number=1)
     losses = slow_training(slow, rows, steps, config, mu)
     assert result.metrics.step_losses == pytest.approx(losses, rel=1e-5)
@@ -93,8 +94,10 @@ def test_packed_training_equals_rows_one_by_one(request, family, grouped, mu, li
 
 def test_the_same_job_gives_the_same_adapter_whatever_ran_before(tiny_llama):
     model = setup_lora(tiny_llama[0])
-    trainer = PeftLocalTrainer(
-        model, {"hospital_A": random_rows(9), "hospital_B": random_rows(5, seed=6)}, TrainingSection(max_steps=2)
+    trainer = EngineTrainer(
+        model,
+        {"hospital_A": random_rows(9), "hospital_B": random_rows(5, seed=6)},
+        TrainingSection(max_steps=2, engine="single"),
     )
     first = job(model)
     alone = next(trainer.run([first]))
@@ -106,7 +109,7 @@ def test_dropout_repeats_and_leaves_the_global_generator_alone(tiny_llama):
     from fedmed.config.schema import LoraSection
 
     model = setup_lora(tiny_llama[0], LoraSection(dropout=0.3))
-    trainer = PeftLocalTrainer(model, {"hospital_A": random_rows(9)}, TrainingSection(max_steps=2))
+    trainer = EngineTrainer(model, {"hospital_A": random_rows(9)}, TrainingSection(max_steps=2))
     asked = job(model)
     before = torch.random.get_rng_state()
     digests = {adapter_sha256(next(trainer.run([asked])).state) for _ in range(2)}
@@ -120,7 +123,7 @@ def test_only_the_asked_keys_move(tiny_llama):
     model = setup_lora(tiny_llama[0])
     start = get_adapter_state(model)
     only_b = tuple(key for key in start if "lora_B" in key)
-    trainer = PeftLocalTrainer(model, {"hospital_A": random_rows(9)}, TrainingSection(max_steps=2))
+    trainer = EngineTrainer(model, {"hospital_A": random_rows(9)}, TrainingSection(max_steps=2))
     result = next(trainer.run([job(model, trainable=only_b)]))
     moved = {key for key in start if not np.array_equal(start[key], result.state[key])}
     assert moved == set(only_b)
@@ -129,7 +132,7 @@ def test_only_the_asked_keys_move(tiny_llama):
 def test_the_base_never_moves(tiny_gemma):
     model = setup_lora(tiny_gemma[0])
     frozen = {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" not in name}
-    trainer = PeftLocalTrainer(model, {"hospital_A": random_rows(9)}, TrainingSection(max_steps=3, learning_rate=0.1))
+    trainer = EngineTrainer(model, {"hospital_A": random_rows(9)}, TrainingSection(max_steps=3, learning_rate=0.1))
     next(trainer.run([job(model)]))
     assert all(torch.equal(frozen[name], p) for name, p in model.named_parameters() if "lora_" not in name)
 
@@ -137,16 +140,16 @@ def test_the_base_never_moves(tiny_gemma):
 def test_gradient_checkpointing_gives_the_same_losses(tiny_llama):
     model = setup_lora(tiny_llama[0])
     rows, asked = {"hospital_A": random_rows(9)}, job(model)
-    plain = next(PeftLocalTrainer(model, rows, TrainingSection(max_steps=3)).run([asked]))
-    saving = next(PeftLocalTrainer(model, rows, TrainingSection(max_steps=3, gradient_checkpointing=True)).run([asked]))
+    plain = next(EngineTrainer(model, rows, TrainingSection(max_steps=3)).run([asked]))
+    saving = next(EngineTrainer(model, rows, TrainingSection(max_steps=3, gradient_checkpointing=True)).run([asked]))
     assert saving.metrics.step_losses == pytest.approx(plain.metrics.step_losses, rel=1e-6)
 
 
 def test_bf16_trains_close_to_fp32(tiny_llama):
     model = setup_lora(tiny_llama[0])
     rows, asked = {"hospital_A": random_rows(9)}, job(model)
-    full = next(PeftLocalTrainer(model, rows, TrainingSection(max_steps=3, precision="fp32")).run([asked]))
-    half = next(PeftLocalTrainer(model, rows, TrainingSection(max_steps=3, precision="bf16")).run([asked]))
+    full = next(EngineTrainer(model, rows, TrainingSection(max_steps=3, precision="fp32")).run([asked]))
+    half = next(EngineTrainer(model, rows, TrainingSection(max_steps=3, precision="bf16")).run([asked]))
     assert half.metrics.step_losses != full.metrics.step_losses
     assert half.metrics.step_losses == pytest.approx(full.metrics.step_losses, rel=0.05)
 
@@ -156,7 +159,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_rows(tiny_llama):
     poisoned = get_adapter_state(model)
     key = next(iter(poisoned))
     poisoned[key] = np.full_like(poisoned[key], np.nan)
-    trainer = PeftLocalTrainer(model, {"hospital_A": random_rows(4)}, TrainingSection(max_steps=1))
+    trainer = EngineTrainer(model, {"hospital_A": random_rows(4)}, TrainingSection(max_steps=1))
     with pytest.raises(NonFiniteLossError, match=r"hospital_A, round 1, step 1 \(training rows \d"):
         next(trainer.run([job(model, start=poisoned)]))
 

@@ -1,0 +1,54 @@
+"""Products with frozen weights: no gradient for the weight, and the fastest float32 kernel that this build has.
+
+On a CPU, PyTorch's own float32 ``matmul`` goes through MKL, which on processors other than Intel's leaves half of the
+vector unit unused; oneDNN, which comes with the same build, does not (``make bench-speed`` measures both). Elsewhere
+and in other number formats this is ``torch.nn.functional.linear``.
+
+Shapes: T = rows, k = width in, n = width out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+
+def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``x [T, k]`` times ``weight [n, k]`` transposed, [T, n]; no gradient flows through it."""
+    if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and _ONEDNN:
+        # What torch's own compiler emits for a linear layer on a CPU; takes transposed views as they are.
+        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+        return y
+    return torch.nn.functional.linear(x, weight)
+
+
+class _FrozenLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        ctx.dtype = x.dtype
+        y = product(x.to(weight.dtype), weight)
+        return y if bias is None else y.add_(bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
+        (weight,) = ctx.saved_tensors
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        return product(gradient.contiguous(), weight.t()).to(ctx.dtype), None, None
+
+
+def frozen_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """A linear layer [..., k] -> [..., n] whose weight is a constant: only ``x`` gets a gradient.
+
+    Under autocast the product is taken in autocast's format, as ``torch.nn.functional.linear`` does.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        x = x.to(dtype)
+    y: torch.Tensor = _FrozenLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
+    return y.view(*x.shape[:-1], weight.shape[0])

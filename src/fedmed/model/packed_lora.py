@@ -1,0 +1,187 @@
+"""Several hospitals' adapters on one frozen base in one pass: each applies to the tokens of its own hospital.
+
+While ``installed`` is on, every layer that PEFT adapted reads its A and B from the hospitals of the pass and adds their
+gradients where each hospital keeps its own; every other linear layer is frozen. PEFT's own adapter lies idle.
+Source of the idea: one base under many adapters as in S-LoRA (Sheng et al. 2023, arXiv:2311.03285), here for training.
+
+Shapes: T = tokens of the pass, r = rank of a hospital, d_in / d_out = width of a layer's input / output.
+Not covered: LoRA dropout, DoRA, adapters on other layers than linear ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedmed.model.adapter import adapter_parameters
+from fedmed.model.frozen_linear import frozen_linear
+from fedmed.types import AdapterState
+
+_ADAPTER = "default"
+
+
+class HospitalAdapter:
+    """One hospital's A and B during a local training: what trains lies in one flat float32 parameter.
+
+    Args:
+        start: PEFT key -> array; copied.
+        trainable: keys that move; None: all.
+        device: where the adapter lives.
+    """
+
+    def __init__(self, start: AdapterState, trainable: Sequence[str] | None, device: torch.device) -> None:
+        moving = sorted(start) if trainable is None else sorted(trainable)
+        sizes = [start[key].size for key in moving]
+        flat = torch.from_numpy(np.concatenate([np.ravel(start[key]).astype(np.float32) for key in moving]))
+        self.flat = torch.nn.Parameter(flat.to(device))
+        self.flat.grad = torch.zeros_like(self.flat)
+        ends = np.cumsum(sizes)
+        self.values: dict[str, torch.Tensor] = {}
+        self.gradients: dict[str, torch.Tensor] = {}
+        for key, size, end in zip(moving, sizes, ends, strict=True):
+            place = slice(int(end) - size, int(end))
+            self.values[key] = self.flat.detach()[place].view(start[key].shape)
+            self.gradients[key] = self.flat.grad[place].view(start[key].shape)
+        for key in start.keys() - self.values.keys():
+            self.values[key] = torch.from_numpy(np.array(start[key], dtype=np.float32)).to(device)
+
+    def state(self) -> AdapterState:
+        """A float32 copy, keys sorted."""
+        return {key: np.array(self.values[key].cpu().numpy(), copy=True) for key in sorted(self.values)}
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The tokens ``start`` to ``end`` of a pass belong to one hospital."""
+
+    start: int
+    end: int
+    adapter: HospitalAdapter
+
+
+@dataclass(slots=True)
+class Pass:
+    """What the patched layers look at; ``anchor`` is there so that autograd comes by, it gets no gradient."""
+
+    segments: Sequence[Segment]
+    anchor: torch.Tensor
+
+
+def why_not(model: Any) -> str | None:
+    """What stands against several adapters at once on this PEFT model; None: nothing."""
+    config = model.peft_config[_ADAPTER]
+    if config.lora_dropout:
+        return "LoRA dropout is on"
+    if config.use_dora:
+        return "DoRA is on"
+    layers = _adapted(model)
+    keys = {f"{name}.lora_{side}.weight" for name in layers for side in "AB"}
+    if set(adapter_parameters(model)) != keys or not all(_is_plain(layer) for layer in layers.values()):
+        return "the adapter has parts that are not A and B of linear layers"
+    return None
+
+
+@contextlib.contextmanager
+def installed(model: Any, current: Pass) -> Iterator[None]:
+    """Patch ``model`` for the block; ``current`` may be given other segments between two passes."""
+    changed: list[Any] = []
+    adapted = _adapted(model)
+    inside = {id(module) for layer in adapted.values() for module in layer.modules()}
+    try:
+        for name, layer in adapted.items():
+            changed.append(_patch(layer, _adapted_forward(layer, name, current)))
+        for module in model.modules():
+            if type(module) is torch.nn.Linear and id(module) not in inside and not module.weight.requires_grad:
+                changed.append(_patch(module, _frozen_forward(module)))
+        yield
+    finally:
+        for module in changed:
+            del module.forward  # the class's own comes back
+
+
+def _patch(module: Any, forward: Callable[..., torch.Tensor]) -> Any:
+    module.forward = forward
+    return module
+
+
+def _adapted(model: Any) -> dict[str, Any]:
+    return {name: module for name, module in model.named_modules() if _ADAPTER in getattr(module, "lora_A", {})}
+
+
+def _is_plain(layer: Any) -> bool:
+    return isinstance(layer.get_base_layer(), torch.nn.Linear)  # bitsandbytes' 4-bit layer is a subclass
+
+
+def _base_product(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A quantised layer multiplies in its own way; a plain one in ours."""
+    base = layer.get_base_layer()
+    return _frozen_forward(base) if type(base) is torch.nn.Linear else base
+
+
+def _frozen_forward(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: frozen_linear(x, module.weight, module.bias)
+
+
+def _adapted_forward(layer: Any, name: str, current: Pass) -> Callable[..., torch.Tensor]:
+    base = _base_product(layer)
+    scale = float(layer.scaling[_ADAPTER])
+    keys = (f"{name}.lora_A.weight", f"{name}.lora_B.weight")
+
+    def forward(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        y = base(x)
+        out: torch.Tensor = _LoraDelta.apply(  # type: ignore[no-untyped-call]
+            y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), current.anchor, current.segments, keys, scale
+        )
+        return out.view(y.shape)
+
+    return forward
+
+
+class _LoraDelta(torch.autograd.Function):
+    """``y += scale * B (A x)`` on each segment, in place; gradients go where the hospital keeps them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        anchor: torch.Tensor,
+        segments: Sequence[Segment],
+        keys: tuple[str, str],
+        scale: float,
+    ) -> torch.Tensor:
+        narrow = []
+        with torch.autocast(x.device.type, enabled=False):  # y says which format the arithmetic has
+            for segment in segments:
+                a, b = (segment.adapter.values[key].to(y.dtype) for key in keys)
+                u = x[segment.start : segment.end].to(y.dtype) @ a.t()  # [t, r]
+                y[segment.start : segment.end].addmm_(u, b.t(), alpha=scale)
+                narrow.append(u)
+        ctx.save_for_backward(x, *narrow)
+        ctx.segments, ctx.keys, ctx.scale = segments, keys, scale
+        ctx.mark_dirty(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, *narrow = ctx.saved_tensors
+        key_a, key_b = ctx.keys
+        to_input = torch.empty_like(x) if ctx.needs_input_grad[1] else None
+        for segment, u in zip(ctx.segments, narrow, strict=True):
+            place = slice(segment.start, segment.end)
+            adapter = segment.adapter
+            g, part = gradient[place], x[place].to(gradient.dtype)
+            a, b = (adapter.values[key].to(gradient.dtype) for key in ctx.keys)
+            if key_b in adapter.gradients:
+                adapter.gradients[key_b].add_(g.t() @ u, alpha=ctx.scale)
+            narrow_gradient = g @ b  # [t, r], without the scale
+            if key_a in adapter.gradients:
+                adapter.gradients[key_a].add_(narrow_gradient.t() @ part, alpha=ctx.scale)
+            if to_input is not None:
+                to_input[place] = (narrow_gradient @ a).mul_(ctx.scale)
+        return gradient, to_input, None, None, None, None

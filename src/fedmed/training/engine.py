@@ -1,0 +1,339 @@
+"""The training engine: one frozen base, many hospitals, their micro-batches in one forward and one backward.
+
+Rows of all hospitals of a pass lie end to end without padding (``model.packing``), attend within themselves
+(``model.packed_attention``), meet their own hospital's LoRA (``model.packed_lora``), and pay the output layer at
+answer tokens only, without logits (``model.answer_loss``). Each hospital has a fresh AdamW of its own, as in FedAvg
+(McMahan et al. 2017, arXiv:1602.05629), and gets the gradient that it would get alone.
+
+Hospitals train in waves of about ``TOKENS_PER_PASS`` tokens, so memory does not grow with their number. With
+``engine=single`` a wave is one hospital and a result is the same bit for bit on the same versions, machine and threads;
+``engine=packed`` sums products in another order (relative L2 <= 1e-4).
+Not covered here, and trained by ``local_train.PlainLocalTrainer``: LoRA dropout, DoRA, models whose rows do not stay
+apart. Not covered at all: several devices.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from fedmed.config.schema import TrainingSection
+from fedmed.data.encode import EncodedRow
+from fedmed.errors import NonFiniteLossError
+from fedmed.model.answer_loss import answer_loss
+from fedmed.model.packed_attention import layout, rows_apart
+from fedmed.model.packed_lora import HospitalAdapter, Pass, Segment, installed, why_not
+from fedmed.model.packing import group_by_tokens, pack_rows, token_losses
+from fedmed.training.plain import OnStep, PlainLocalTrainer, use_threads
+from fedmed.training.stepper import StepResult, autocast, train_metrics, use_checkpointing
+from fedmed.training.steps import Step, learning_rate, plan_steps
+from fedmed.types import AdapterState, LocalJob, LocalResult
+from fedmed.utils.logger import get_logger
+
+log = get_logger(__name__)
+
+TOKENS_PER_PASS = 512
+"""Tokens of several hospitals in one pass: beyond it products get no faster, and memory grows."""
+
+_PROBE = [(tuple(range(3, 11)), 2), (tuple(range(11, 3, -1)), 3)]  # (token ids, prompt length)
+
+
+class EngineTrainer:
+    """The ``LocalTrainer`` of the simulation, of ``train_local`` and of a hospital on a network.
+
+    Args:
+        model: a PEFT model; its own adapter is not touched by the engine, and is by the plain path.
+        rows_by_hospital: training rows of each hospital.
+        config: batch, steps, rates, and ``engine``.
+        on_step: progress.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        rows_by_hospital: Mapping[str, Sequence[EncodedRow]],
+        config: TrainingSection,
+        on_step: OnStep | None = None,
+    ) -> None:
+        self.model = model
+        self.rows_by_hospital = rows_by_hospital
+        self.config = config
+        self.on_step = on_step
+        use_threads(config)
+        self._plain = None if fits(model) else PlainLocalTrainer(model, rows_by_hospital, config, on_step)
+
+    def run(self, jobs: Sequence[LocalJob]) -> Iterator[LocalResult]:
+        """Results in the order of ``jobs``, each as soon as its wave is done.
+
+        Raises:
+            NonFiniteLossError: names the hospital, the step and its rows. EmptyDataError: a hospital without rows.
+        """
+        if self._plain is not None:
+            yield from self._plain.run(jobs)
+            return
+        for wave in self._waves(jobs):
+            yield from self._train(wave)
+
+    def _waves(self, jobs: Sequence[LocalJob]) -> Iterator[list[LocalJob]]:
+        """Jobs, in order, whose micro-batches fill one pass on average; one a wave with ``engine=single``."""
+        if self.config.engine == "single":
+            yield from ([job] for job in jobs)
+            return
+        sizes = []
+        for job in jobs:
+            rows = self.rows_by_hospital[job.hospital]
+            mean = sum(len(row.input_ids) for row in rows) / max(1, len(rows))
+            sizes.append(math.ceil(mean * min(self.config.batch_size, max(1, len(rows)))))
+        for group in group_by_tokens(sizes, TOKENS_PER_PASS):
+            yield [jobs[index] for index in group]
+
+    def _train(self, jobs: Sequence[LocalJob]) -> Iterator[LocalResult]:
+        started = time.perf_counter()
+        hospitals = [
+            _Hospital(job, self.rows_by_hospital[job.hospital], self.config, _device(self.model)) for job in jobs
+        ]
+        engine = Engine(self.model, self.config)
+        for number in range(max(len(hospital.steps) for hospital in hospitals)):
+            going = [hospital for hospital in hospitals if number < len(hospital.steps)]
+            adapters = [hospital.optimizer.adapter for hospital in going]
+            names = [hospital.where(number) for hospital in going]
+            results = engine.gradients(adapters, [hospital.batches(number) for hospital in going], names)
+            for hospital, name in zip(going, names, strict=True):
+                hospital.optimizer.prepare(name)
+            for hospital, result in zip(going, results, strict=True):
+                hospital.optimizer.step(hospital.rate(number))
+                hospital.results.append(result)
+                if self.on_step:
+                    self.on_step(hospital.job, number + 1, len(hospital.steps), result)
+        seconds = (time.perf_counter() - started) / len(hospitals)
+        for hospital in hospitals:
+            yield hospital.result(seconds)
+
+
+class Engine:
+    """One step's losses and gradients for several hospitals at once.
+
+    Args:
+        model: a PEFT model that ``fits``.
+        config: precision, checkpointing.
+    """
+
+    def __init__(self, model: Any, config: TrainingSection) -> None:
+        self.model = model
+        self.config = config
+        self.device = _device(model)
+        self.body, self.head = _body_and_head(model)
+        self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        use_checkpointing(model, config.gradient_checkpointing)
+
+    def gradients(
+        self,
+        adapters: Sequence[HospitalAdapter],
+        micro_batches: Sequence[Sequence[Sequence[EncodedRow]]],
+        where: Sequence[str] | None = None,
+    ) -> list[StepResult]:
+        """Fill each adapter's gradient with that of its mean loss over all answer tokens of its step.
+
+        Args:
+            adapters: one a hospital.
+            micro_batches: hospital -> micro-batch -> rows; hospitals may have different numbers of them.
+            where: names each hospital's step in an error.
+
+        Raises:
+            NonFiniteLossError: names the first hospital whose loss is not finite.
+        """
+        for adapter in adapters:
+            assert adapter.flat.grad is not None
+            adapter.flat.grad.zero_()
+        answers = [sum(map(_answers, batches)) for batches in micro_batches]
+        longest = max(len(batches) for batches in micro_batches)
+        items = [(n, own[place]) for place in range(longest) for n, own in enumerate(micro_batches) if place < len(own)]
+        losses = [0.0] * len(adapters)
+        current = Pass((), torch.ones((), device=self.device, requires_grad=True))
+        self.model.train()
+        with installed(self.model, current):
+            for group in group_by_tokens([_tokens(batch) for _, batch in items], TOKENS_PER_PASS):
+                chosen = [items[index] for index in group]
+                parts = self._pass(current, [(adapters[n], answers[n], batch) for n, batch in chosen])
+                for (number, _), part in zip(chosen, parts, strict=True):
+                    losses[number] += part
+                    if not math.isfinite(part):
+                        raise NonFiniteLossError(
+                            f"the loss became {part} at {where[number] if where else f'hospital {number}'}",
+                            "lower training.learning_rate or inspect those records",
+                        )
+        return [
+            StepResult(loss, sum(map(_tokens, batches)), count)
+            for loss, batches, count in zip(losses, micro_batches, answers, strict=True)
+        ]
+
+    def _pass(self, current: Pass, items: Sequence[tuple[HospitalAdapter, int, Sequence[EncodedRow]]]) -> list[float]:
+        """Forward and backward of some micro-batches: (adapter, answer tokens of its whole step, rows).
+
+        Returns each one's share of its hospital's loss.
+        """
+        flat = [row for _, _, batch in items for row in batch]
+        pack = pack_rows([(row.input_ids, row.prompt_length) for row in flat], self.device)
+        counts = [_answers(batch) for _, _, batch in items]
+        weights = torch.cat(
+            [torch.full((count,), 1.0 / total) for count, (_, total, _) in zip(counts, items, strict=True)]
+        ).to(self.device)
+        segments, start = [], 0
+        for adapter, _, batch in items:
+            segments.append(Segment(start, start + _tokens(batch), adapter))
+            start += _tokens(batch)
+        current.segments = segments
+        groups = layout([len(row.input_ids) for row in flat], self.device)
+        with rows_apart(self.model, groups):  # also while gradients are taken: checkpointing runs layers again
+            with autocast(self.config, self.device):
+                hidden = self.body(
+                    input_ids=pack.input_ids, position_ids=pack.position_ids, use_cache=False
+                ).last_hidden_state[0]
+                loss, nll = answer_loss(
+                    hidden[pack.keep],
+                    self.head.weight,
+                    pack.targets,
+                    weights,
+                    bias=self.head.bias,
+                    softcap=self.softcap,
+                )
+            torch.autograd.backward(loss)
+        return [float(part.sum()) for part in torch.split(nll.double() * weights.double(), counts)]
+
+
+def fits(model: Any) -> bool:
+    """Whether the engine can train this PEFT model; measured once on two short rows, then remembered.
+
+    What it cannot is said in the log, and why.
+    """
+    known = getattr(model, "fedmed_engine_fits", None)
+    if known is None:
+        reason = why_not(model) or _probe(model)
+        known = model.fedmed_engine_fits = reason is None
+        if reason is not None:
+            log.warning("hospitals train one by one on the plain path, which is slower: %s", reason)
+    return bool(known)
+
+
+def _probe(model: Any) -> str | None:
+    """Compare with the model's own answer on rows one by one; returns what differs."""
+    from fedmed.model.adapter import get_adapter_state
+
+    rows = [EncodedRow(*row) for row in _PROBE]
+    device = _device(model)
+    was_training = model.training
+    try:
+        engine = Engine(model, TrainingSection(precision="fp32"))
+        adapter = HospitalAdapter(get_adapter_state(model), None, device)
+        mine = engine.gradients([adapter], [[[row] for row in rows]])[0].loss
+        mine_packed = engine.gradients([adapter], [[rows]])[0].loss
+    except (AttributeError, TypeError, ValueError, KeyError, NotImplementedError, NonFiniteLossError) as error:
+        return f"the model has another layout ({type(error).__name__})"
+    finally:
+        model.train(was_training)
+    model.eval()
+    with torch.no_grad():
+        plain = float(torch.cat([token_losses(model, pack_rows([row], device)) for row in _PROBE]).mean())
+    model.train(was_training)
+    tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 0.05
+    if max(abs(mine - plain), abs(mine_packed - plain)) > tolerance * max(1.0, abs(plain)):
+        return f"its rows do not stay apart when packed, or it bends logits (loss {mine_packed:.4f}, not {plain:.4f})"
+    return None
+
+
+class AdapterOptimizer:
+    """One adapter and its fresh AdamW, with FedProx's pull to the start and clipping.
+
+    Args:
+        start, trainable: see ``HospitalAdapter``.
+        proximal_mu: FedProx's mu.
+    """
+
+    def __init__(
+        self,
+        start: AdapterState,
+        config: TrainingSection,
+        device: torch.device,
+        *,
+        trainable: Sequence[str] | None = None,
+        proximal_mu: float = 0.0,
+    ) -> None:
+        self.adapter = HospitalAdapter(start, trainable, device)
+        self._limit = config.max_grad_norm if config.max_grad_norm is not None else math.inf
+        self._mu = proximal_mu
+        self._anchor = self.adapter.flat.detach().clone() if proximal_mu else None
+        self._optimizer = torch.optim.AdamW(
+            [self.adapter.flat], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+
+    def prepare(self, where: str) -> None:
+        """Finish the gradient: pull, check, clip. Nothing has moved when this raises NonFiniteLossError."""
+        gradient = self.adapter.flat.grad
+        assert gradient is not None
+        if self._anchor is not None:
+            gradient.add_(self.adapter.flat.detach() - self._anchor, alpha=self._mu)
+        norm = float(torch.nn.utils.clip_grad_norm_([self.adapter.flat], self._limit))
+        if not math.isfinite(norm):
+            raise NonFiniteLossError(
+                f"the gradient became {norm} at {where}", "lower training.learning_rate or inspect those records"
+            )
+
+    def step(self, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+
+
+class _Hospital:
+    """One hospital's local training: its rows, its steps, its optimiser, its losses."""
+
+    def __init__(
+        self, job: LocalJob, rows: Sequence[EncodedRow], config: TrainingSection, device: torch.device
+    ) -> None:
+        self.job, self.rows, self.config = job, rows, config
+        self.steps: list[Step] = plan_steps(
+            len(rows), config, seed=job.seed, hospital=job.hospital, round_number=job.round
+        )
+        self.optimizer = AdapterOptimizer(
+            job.start, config, device, trainable=job.trainable, proximal_mu=job.proximal_mu
+        )
+        self.results: list[StepResult] = []
+
+    def batches(self, number: int) -> list[list[EncodedRow]]:
+        return [[self.rows[row] for row in batch] for batch in self.steps[number]]
+
+    def where(self, number: int) -> str:
+        numbers = ", ".join(str(row) for batch in self.steps[number] for row in batch)
+        return f"{self.job.hospital}, round {self.job.round}, step {number + 1} (training rows {numbers})"
+
+    def rate(self, number: int) -> float:
+        job = self.job
+        return learning_rate(self.config, step=number, steps=len(self.steps), round_number=job.round, rounds=job.rounds)
+
+    def result(self, seconds: float) -> LocalResult:
+        state = self.optimizer.adapter.state()
+        metrics = train_metrics(self.results, seconds)
+        return LocalResult(self.job.hospital, self.job.round, state, len(self.rows), metrics)
+
+
+def _tokens(rows: Sequence[EncodedRow]) -> int:
+    return sum(len(row.input_ids) for row in rows)
+
+
+def _answers(rows: Sequence[EncodedRow]) -> int:
+    return sum(len(row.input_ids) - row.prompt_length for row in rows)
+
+
+def _device(model: Any) -> torch.device:
+    device: torch.device = model.get_input_embeddings().weight.device
+    return device
+
+
+def _body_and_head(model: Any) -> tuple[Any, Any]:
+    """The transformer without its output layer, and the output layer."""
+    causal = model.get_base_model()
+    return getattr(causal, causal.base_model_prefix), causal.get_output_embeddings()
