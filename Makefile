@@ -41,6 +41,21 @@ test-all: $(STAMP) browser check
 bench-demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py
 
+# The peer, Flower's simulation, lives in an environment of its own; without it benchmarks/peer.py stands in.
+PEER := output-models/bench-peer-venv
+$(PEER)/.done:
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --constraint constraints.txt torch transformers peft datasets accelerate 'flwr[simulation]==1.41.0' \
+	  || $(PEER)/bin/python -m pip install --quiet torch==2.13.0 transformers peft datasets accelerate 'flwr[simulation]==1.41.0'
+	@touch $@
+
+bench-speed: $(STAMP)
+	-$(MAKE) $(PEER)/.done
+	$(BIN)/python benchmarks/speed.py
+
+bench-scale: $(STAMP)
+	$(BIN)/python benchmarks/scale.py
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
