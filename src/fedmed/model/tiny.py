@@ -48,7 +48,7 @@ def tiny_model(kind: str, seed: int = 17) -> Any:
     transformers = require("transformers", "train")
     with torch.random.fork_rng(devices=[]):  # constructors draw initial weights; they are replaced below
         model = transformers.AutoModelForCausalLM.from_config(
-            _config(transformers, kind), attn_implementation="sdpa", dtype=torch.float32
+            tiny_config(kind), attn_implementation="sdpa", dtype=torch.float32
         )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -59,7 +59,9 @@ def tiny_model(kind: str, seed: int = 17) -> Any:
     return model.eval()
 
 
-def _config(transformers: Any, kind: str) -> Any:
+def tiny_config(kind: str) -> Any:
+    """Its transformers configuration."""
+    transformers = require("transformers", "train")
     shape = {
         "vocab_size": VOCABULARY,
         "hidden_size": 64,

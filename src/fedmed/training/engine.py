@@ -128,6 +128,7 @@ class Engine:
         self.device = _device(model)
         self.body, self.head = _body_and_head(model)
         self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        self.loss = answer_loss  # the planner watches it
         use_checkpointing(model, config.gradient_checkpointing)
 
     def gradients(
@@ -158,8 +159,10 @@ class Engine:
         with installed(self.model, current):
             for group in group_by_tokens([_tokens(batch) for _, batch in items], TOKENS_PER_PASS):
                 chosen = [items[index] for index in group]
-                parts = self._pass(current, [(adapters[n], answers[n], batch) for n, batch in chosen])
-                for (number, _), part in zip(chosen, parts, strict=True):
+                losses_of, counts = self.pass_losses(current, [(adapters[n], answers[n], batch) for n, batch in chosen])
+                for (number, _), part in zip(
+                    chosen, [float(own.sum()) for own in torch.split(losses_of, counts)], strict=True
+                ):
                     losses[number] += part
                     if not math.isfinite(part):
                         raise NonFiniteLossError(
@@ -171,10 +174,17 @@ class Engine:
             for loss, batches, count in zip(losses, micro_batches, answers, strict=True)
         ]
 
-    def _pass(self, current: Pass, items: Sequence[tuple[HospitalAdapter, int, Sequence[EncodedRow]]]) -> list[float]:
-        """Forward and backward of some micro-batches: (adapter, answer tokens of its whole step, rows).
+    def pass_losses(
+        self, current: Pass, items: Sequence[tuple[HospitalAdapter, int, Sequence[EncodedRow]]]
+    ) -> tuple[torch.Tensor, list[int]]:
+        """Forward and backward of some micro-batches.
 
-        Returns each one's share of its hospital's loss.
+        Args:
+            current: what ``installed`` put into the model.
+            items: (adapter, answer tokens of its whole step, rows).
+
+        Returns:
+            The losses of all answer tokens, each a share of its hospital's mean, and their number in each item.
         """
         flat = [row for _, _, batch in items for row in batch]
         pack = pack_rows([(row.input_ids, row.prompt_length) for row in flat], self.device)
@@ -193,7 +203,7 @@ class Engine:
                 hidden = self.body(
                     input_ids=pack.input_ids, position_ids=pack.position_ids, use_cache=False
                 ).last_hidden_state[0]
-                loss, nll = answer_loss(
+                loss, nll = self.loss(
                     hidden[pack.keep],
                     self.head.weight,
                     pack.targets,
@@ -202,7 +212,7 @@ class Engine:
                     softcap=self.softcap,
                 )
             torch.autograd.backward(loss)
-        return [float(part.sum()) for part in torch.split(nll.double() * weights.double(), counts)]
+        return nll.double() * weights.double(), counts
 
 
 def fits(model: Any) -> bool:

@@ -1,0 +1,95 @@
+"""The planner's count against real bytes and real peaks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fedmed.config.load import load_config
+from fedmed.model.plan_shapes import shape_of
+from fedmed.pipeline.plan import make_plan
+from fedmed.training.memory import step_memory
+
+pytestmark = pytest.mark.unit
+
+REAL_PEAK = """
+import resource
+import torch
+from fedmed.config.load import load_config
+from fedmed.data.encode import EncodedRow
+from fedmed.model.adapter import get_adapter_state
+from fedmed.model.lora_setup import setup_lora
+from fedmed.training.engine import EngineTrainer
+from fedmed.types import LocalJob
+import peft, transformers
+config = load_config(None, (), {settings!r})
+shape = transformers.LlamaConfig.from_pretrained({folder!r})
+model = setup_lora(transformers.AutoModelForCausalLM.from_config(shape), config.model.lora)
+rows = [EncodedRow(tuple((7 * i + j) % 30000 + 5 for j in range(config.model.max_length)), 16) for i in range(4)]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+list(EngineTrainer(model, {{"a": rows}}, config.training).run([LocalJob("a", 1, 1, 17, get_adapter_state(model))]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+def test_weights_are_counted_as_the_bytes_they_take(tiny_llama):
+    config = load_config(None, (), ["model.name=builtin:tiny-llama", "model.max_length=32"])
+    memory = step_memory(config, shape_of(config.model.name), torch.float32, bf16=False, hospitals=4)
+    assert memory.weights == sum(parameter.numel() * 4 for parameter in tiny_llama[0].parameters())
+    assert memory.body_parameters + memory.head_parameters == memory.weights // 4
+    assert memory.activations > 0
+
+
+def test_the_mistral_recipe_fits_32_gib_and_its_parts_add_up():
+    plan = make_plan(load_config("gpu_32gb"))
+    assert plan.fits
+    assert plan.budget_gib == 32
+    assert 14 < plan.peak_gib < 20  # 13.5 GiB of weights
+    assert sum(plan.breakdown.values()) == pytest.approx(plan.peak_gib, abs=0.01)
+    assert plan.time_s is None  # nobody said how fast the device is
+
+
+def test_what_saves_memory_saves_it_in_the_count():
+    def peak(*overrides: str) -> float:
+        return make_plan(load_config("gpu_32gb", (), overrides)).peak_gib
+
+    asked = peak()
+    assert peak("training.gradient_checkpointing=false") > asked + 2
+    assert peak("model.quantization=4bit") < asked - 8
+    assert peak("model.max_length=256") < asked
+
+
+def test_a_plan_that_does_not_fit_says_what_to_change_and_what_that_gives():
+    plan = make_plan(load_config("gpu_32gb"), budget_gib=12)
+    assert not plan.fits
+    assert any(line.startswith("model.quantization=4bit") and line.endswith("(fits)") for line in plan.advice)
+
+
+def test_more_hospitals_cost_no_more_than_a_full_pass():
+    def peak(hospitals: int) -> float:
+        return make_plan(load_config(None, (), [f"federated.num_clients={hospitals}"])).peak_gib
+
+    assert peak(1024) == peak(64)
+
+
+@pytest.mark.integration
+def test_the_planned_peak_is_within_15_percent_of_a_real_one(tmp_path):
+    import transformers
+
+    shape = transformers.LlamaConfig(
+        vocab_size=32_000, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
+        num_key_value_heads=4,
+    )  # fmt: skip
+    shape.save_pretrained(tmp_path)
+    settings = [
+        "model.max_length=512", "training.batch_size=2", "training.gradient_accumulation_steps=1",
+        "training.max_steps=2",
+    ]  # fmt: skip
+    plan = make_plan(load_config(None, (), [*settings, f"model.name={tmp_path}"]))
+    code = REAL_PEAK.format(settings=settings, folder=str(tmp_path))
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert plan.peak_gib == pytest.approx(float(ran.stdout), rel=0.15)
