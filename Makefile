@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-all check bench-demo format clean browser
+.PHONY: help setup demo test test-all check bench-demo bench-speed bench-scale format clean browser
 help:
 	@echo "make setup     build $(VENV) with every extra that installs here"
 	@echo "make demo      four hospitals fine-tune a real model, then answer a question (no GPU, hub or server)"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-all  those, and the slow ones: killed runs, every documented command"
 	@echo "make check     ruff, mypy, import direction"
 	@echo "make bench-demo  the demo with its references: benchmarks/results/demo.json, docs/demo.svg"
+	@echo "make bench-speed make bench-scale  the engine against a peer, and with more hospitals: benchmarks/results/"
 	@echo "make clean     remove $(VENV) and caches; runs and data stay"
 
 $(STAMP): pyproject.toml constraints.txt

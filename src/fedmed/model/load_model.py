@@ -25,6 +25,7 @@ from fedmed.model.hardware import Placement, place
 from fedmed.model.hub import hub_folder
 from fedmed.model.lora_setup import setup_lora
 from fedmed.types import AdapterState
+from fedmed.utils.cache import cache_root
 from fedmed.utils.extras import require
 from fedmed.utils.logger import get_logger
 
@@ -152,7 +153,7 @@ def _check_weights(folder: Path) -> None:
             with safe_open(path, framework="pt"):
                 pass
         except SafetensorError as error:
-            hint = "remove the folder to prepare it again" if folder.is_relative_to(builtin.cache_root()) else _AGAIN
+            hint = "remove the folder to prepare it again" if folder.is_relative_to(cache_root()) else _AGAIN
             raise ModelCorruptError(f"{path} is truncated or no safetensors file ({error})", hint) from error
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from fedmed.config.schema import FedMedConfig
-from fedmed.data.encode import EncodedRow, encode_records
+from fedmed.data.encode import EncodedRow
+from fedmed.data.token_cache import cached_rows
 from fedmed.errors import EmptyDataError
 from fedmed.evaluation.few_shot import few_shot_ids, few_shot_prefix, worked_examples
 from fedmed.evaluation.likelihood import OnRows, RowScores
@@ -18,6 +19,7 @@ from fedmed.evaluation.medical_qa import HeldOut, held_out_loss
 from fedmed.evaluation.multiple_choice import CHOICES, choice_items, score_choices
 from fedmed.evaluation.written import written_rouge_l
 from fedmed.types import AdapterState
+from fedmed.utils.cache import cache_root
 from fedmed.utils.logger import get_logger
 from fedmed.utils.random_streams import stream
 
@@ -164,12 +166,13 @@ class Scorer:
 
 def encode(tokenizer: Any, records: Records, config: FedMedConfig) -> list[EncodedRow]:
     """Token rows of records as the configuration writes prompts; says how many were cut or dropped."""
-    rows, report = encode_records(
+    rows, report = cached_rows(
         records,
         tokenizer,
         prompt_template=config.model.prompt_template,
         answer_prefix=config.model.answer_prefix,
         max_length=config.model.max_length,
+        root=cache_root() if config.training.dataset.token_cache else None,
     )
     if report.cut or report.dropped:
         log.warning(

@@ -5,7 +5,7 @@ Rows of all hospitals of a pass lie end to end without padding (``model.packing`
 answer tokens only, without logits (``model.answer_loss``). Each hospital has a fresh AdamW of its own, as in FedAvg
 (McMahan et al. 2017, arXiv:1602.05629), and gets the gradient that it would get alone.
 
-Hospitals train in waves of about ``TOKENS_PER_PASS`` tokens, so memory does not grow with their number. With
+Hospitals train in waves of about ``TOKENS_PER_WAVE`` tokens, so memory does not grow with their number. With
 ``engine=single`` a wave is one hospital and a result is the same bit for bit on the same versions, machine and threads;
 ``engine=packed`` sums products in another order (relative L2 <= 1e-4).
 Not covered here, and trained by ``local_train.PlainLocalTrainer``: LoRA dropout, DoRA, models whose rows do not stay
@@ -24,7 +24,9 @@ import torch
 from fedmed.config.schema import TrainingSection
 from fedmed.data.encode import EncodedRow
 from fedmed.errors import NonFiniteLossError
+from fedmed.model.adapter import get_adapter_state
 from fedmed.model.answer_loss import answer_loss
+from fedmed.model.hardware import give_back_free_memory
 from fedmed.model.packed_attention import layout, rows_apart
 from fedmed.model.packed_lora import HospitalAdapter, Pass, Segment, installed, why_not
 from fedmed.model.packing import group_by_tokens, pack_rows, token_losses
@@ -36,8 +38,12 @@ from fedmed.utils.logger import get_logger
 
 log = get_logger(__name__)
 
-TOKENS_PER_PASS = 512
-"""Tokens of several hospitals in one pass: beyond it products get no faster, and memory grows."""
+TOKENS_PER_WAVE = 320
+"""Tokens of the hospitals that train side by side, on average: beyond it products gain little, and memory grows."""
+HOSPITALS_PER_WAVE = 4
+"""At most: each brings its adapter, gradient and optimiser along, four times an adapter in all."""
+TOKENS_PER_PASS = 384
+"""Tokens of one forward and backward at most, unless one micro-batch alone has more."""
 
 _PROBE = [(tuple(range(3, 11)), 2), (tuple(range(11, 3, -1)), 3)]  # (token ids, prompt length)
 
@@ -84,11 +90,12 @@ class EngineTrainer:
             yield from ([job] for job in jobs)
             return
         sizes = []
+        smallest = TOKENS_PER_WAVE // HOSPITALS_PER_WAVE
         for job in jobs:
             rows = self.rows_by_hospital[job.hospital]
             mean = sum(len(row.input_ids) for row in rows) / max(1, len(rows))
             sizes.append(math.ceil(mean * min(self.config.batch_size, max(1, len(rows)))))
-        for group in group_by_tokens(sizes, TOKENS_PER_PASS):
+        for group in group_by_tokens([max(size, smallest) for size in sizes], TOKENS_PER_WAVE):
             yield [jobs[index] for index in group]
 
     def _train(self, jobs: Sequence[LocalJob]) -> Iterator[LocalResult]:
@@ -96,6 +103,14 @@ class EngineTrainer:
         hospitals = [
             _Hospital(job, self.rows_by_hospital[job.hospital], self.config, _device(self.model)) for job in jobs
         ]
+        self._fit(hospitals)
+        seconds = (time.perf_counter() - started) / len(hospitals)
+        hospitals.reverse()
+        while hospitals:  # each is let go before the next result is made
+            yield hospitals.pop().result(seconds)
+        give_back_free_memory()
+
+    def _fit(self, hospitals: Sequence[_Hospital]) -> None:
         engine = Engine(self.model, self.config)
         for number in range(max(len(hospital.steps) for hospital in hospitals)):
             going = [hospital for hospital in hospitals if number < len(hospital.steps)]
@@ -109,9 +124,6 @@ class EngineTrainer:
                 hospital.results.append(result)
                 if self.on_step:
                     self.on_step(hospital.job, number + 1, len(hospital.steps), result)
-        seconds = (time.perf_counter() - started) / len(hospitals)
-        for hospital in hospitals:
-            yield hospital.result(seconds)
 
 
 class Engine:
@@ -160,15 +172,14 @@ class Engine:
             for group in group_by_tokens([_tokens(batch) for _, batch in items], TOKENS_PER_PASS):
                 chosen = [items[index] for index in group]
                 losses_of, counts = self.pass_losses(current, [(adapters[n], answers[n], batch) for n, batch in chosen])
-                for (number, _), part in zip(
-                    chosen, [float(own.sum()) for own in torch.split(losses_of, counts)], strict=True
-                ):
-                    losses[number] += part
+                for (number, _), own in zip(chosen, torch.split(losses_of, counts), strict=True):
+                    part = float(own.sum())
                     if not math.isfinite(part):
                         raise NonFiniteLossError(
                             f"the loss became {part} at {where[number] if where else f'hospital {number}'}",
                             "lower training.learning_rate or inspect those records",
                         )
+                    losses[number] += part
         return [
             StepResult(loss, sum(map(_tokens, batches)), count)
             for loss, batches, count in zip(losses, micro_batches, answers, strict=True)
@@ -231,16 +242,13 @@ def fits(model: Any) -> bool:
 
 def _probe(model: Any) -> str | None:
     """Compare with the model's own answer on rows one by one; returns what differs."""
-    from fedmed.model.adapter import get_adapter_state
-
     rows = [EncodedRow(*row) for row in _PROBE]
     device = _device(model)
     was_training = model.training
     try:
         engine = Engine(model, TrainingSection(precision="fp32"))
         adapter = HospitalAdapter(get_adapter_state(model), None, device)
-        mine = engine.gradients([adapter], [[[row] for row in rows]])[0].loss
-        mine_packed = engine.gradients([adapter], [[rows]])[0].loss
+        packed = engine.gradients([adapter], [[rows]])[0].loss
     except (AttributeError, TypeError, ValueError, KeyError, NotImplementedError, NonFiniteLossError) as error:
         return f"the model has another layout ({type(error).__name__})"
     finally:
@@ -250,8 +258,8 @@ def _probe(model: Any) -> str | None:
         plain = float(torch.cat([token_losses(model, pack_rows([row], device)) for row in _PROBE]).mean())
     model.train(was_training)
     tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 0.05
-    if max(abs(mine - plain), abs(mine_packed - plain)) > tolerance * max(1.0, abs(plain)):
-        return f"its rows do not stay apart when packed, or it bends logits (loss {mine_packed:.4f}, not {plain:.4f})"
+    if abs(packed - plain) > tolerance * max(1.0, abs(plain)):
+        return f"its rows do not stay apart when packed, or it bends logits (loss {packed:.4f}, not {plain:.4f})"
     return None
 
 

@@ -20,6 +20,7 @@ from fedmed.model.gemma_gguf import merges_of
 from fedmed.model.gguf_file import read_gguf
 from fedmed.model.load_model import load_model_and_tokenizer
 from fedmed.model.tiny import tiny_model
+from fedmed.utils.cache import cache_root
 from fedmed.utils.random_streams import stream
 
 pytestmark = pytest.mark.unit
@@ -253,12 +254,12 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
-    assert builtin.cache_root() == tmp_path / "cache"
+    assert cache_root() == tmp_path / "cache"
     monkeypatch.delenv("FEDMED_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert builtin.cache_root() == tmp_path / "xdg" / "fedmed"
+    assert cache_root() == tmp_path / "xdg" / "fedmed"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert str(builtin.cache_root()).endswith(".cache/fedmed")
+    assert str(cache_root()).endswith(".cache/fedmed")
 
 
 def test_other_architectures_go_through_transformers(tmp_path):
