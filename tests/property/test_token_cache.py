@@ -64,13 +64,13 @@ def test_text_that_moves_from_question_to_answer_is_another_file(tmp_path):
     assert len(files(tmp_path)) == 2
 
 
-def test_a_truncated_file_is_made_again(tmp_path):
+def test_a_truncated_file_is_made_again(tmp_path, monkeypatch):
     expected = cached_rows(ONE, TOKENIZER, **WRITTEN, root=tmp_path)
     (file,) = files(tmp_path)
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-3])
+    file.write_bytes(file.read_bytes()[:-3])
     assert cached_rows(ONE, TOKENIZER, **WRITTEN, root=tmp_path) == expected
-    assert file.read_bytes() == whole
+    monkeypatch.setattr(token_cache, "encode_records", None)
+    assert cached_rows(ONE, TOKENIZER, **WRITTEN, root=tmp_path) == expected
 
 
 def test_only_the_owner_may_read_it(tmp_path):
