@@ -311,13 +311,12 @@ def _digest(records: Mapping[str, Records]) -> str:
 
 
 def _show(advance: Step, shared: bool) -> OnStep:
-    before = time.perf_counter()
+    started, tokens = time.perf_counter(), 0
 
     def on_step(job: LocalJob, step: int, steps: int, result: StepResult) -> None:
-        nonlocal before
-        now = time.perf_counter()
-        rate = round(result.tokens / (now - before))
-        before = now
+        nonlocal tokens  # of all hospitals: several end a step at the same moment
+        tokens += result.tokens
+        rate = round(tokens / (time.perf_counter() - started))
         where: dict[str, Any] = {"round": f"{job.round}/{job.rounds}", "hospital": job.hospital}
         advance(**where | ({"loss": round(result.loss, 3), "tokens_per_s": rate} if shared else {}))
 
