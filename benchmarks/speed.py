@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "speed.json"
 FLOWER = HERE.parents[1] / "shared" / "bench" / "peer_flower.py"
 FLOWER_PYTHON = HERE.parent / "output-models" / "bench-peer-venv" / "bin" / "python"
+FLOWER_DONE = FLOWER_PYTHON.parents[1] / ".done"  # written by make once everything is installed
 HOSPITALS, ROUNDS, STEPS, BATCH, RATE, SEED = 4, 2, 8, 2, 1e-4, 17
 PROMPT = "Question: {question}\nAnswer: "
 
@@ -109,11 +110,16 @@ def ours(work: Path, out: Path) -> None:
     out.write_text(json.dumps(result), encoding="utf-8")
 
 
+def has_flower() -> bool:
+    """The recipe and a complete environment for it; an install that broke off leaves a Python without Flower."""
+    return FLOWER.is_file() and FLOWER_PYTHON.is_file() and FLOWER_DONE.is_file()
+
+
 def peer_command(work: Path, out: Path) -> tuple[str, list[str]]:
     """The peer's name and its command line."""
     from fedmed.model.builtin import gemma_folder
 
-    flower = FLOWER.is_file() and FLOWER_PYTHON.is_file()
+    flower = has_flower()
     words = [str(FLOWER_PYTHON), str(FLOWER)] if flower else [sys.executable, str(HERE / "peer.py")]
     settings = {
         "model": gemma_folder(), "data": work / "rows.jsonl", "init": work / "init.safetensors", "out": out,
@@ -198,7 +204,7 @@ def main() -> None:
         ours(*args.ours)
         return
     about = environment()
-    digest = hashlib.sha256(json.dumps([config().as_dict(), about]).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(json.dumps([config().as_dict(), has_flower(), about]).encode()).hexdigest()[:12]
     work = HERE.parent / "output-models" / f"bench-speed-{digest}"
     if not (work / "init.safetensors").is_file():
         prepare(work)
