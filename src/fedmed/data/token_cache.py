@@ -7,11 +7,14 @@ Not covered: encryption at rest.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +35,7 @@ SMALLEST = 256
 KEPT = 32
 """Files kept, the most recently used ones."""
 
-_LAYOUT = 1  # raise it when the file's layout or the encoding changes
+_LAYOUT = 2  # raise it when the file's layout or the encoding changes
 
 
 def cached_rows(
@@ -46,7 +49,7 @@ def cached_rows(
 ) -> tuple[list[EncodedRow], EncodeReport]:
     """As ``encode_records``, through the cache in ``root``; None: without.
 
-    A cache that cannot be written or read costs time, never the run.
+    A cache that cannot be written or read costs time, never the run; it is said once for each folder.
     """
 
     def encode() -> tuple[list[EncodedRow], EncodeReport]:
@@ -65,21 +68,30 @@ def cached_rows(
     try:
         _write(path, *made)
     except RunError as error:
-        log.warning("tokens are not kept: %s", error)
+        _say_once(root, str(error))
     return made
 
 
+@functools.cache
+def _say_once(root: Path, problem: str) -> None:
+    log.warning("tokens are not kept in %s: %s", root, problem)
+
+
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Tells tokenizers apart by what they do; computed once an object."""
-    known: str | None = getattr(tokenizer, "fedmed_digest", None)
-    if known is None:
+    """Tells tokenizers apart by what they do. The slow part, all of its vocabulary, is computed once an object.
+
+    Special tokens may be set later, so they and a short encoded text are looked at each time.
+    """
+    core: str | None = getattr(tokenizer, "fedmed_digest", None)
+    if core is None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        core = (
-            backend.to_str(pretty=False) if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
-        )
-        known = _digest([type(tokenizer).__name__, core, str(tokenizer.special_tokens_map)])
-        tokenizer.fedmed_digest = known
-    return known
+        if backend is not None:
+            made_of = [backend.to_str(pretty=False)]
+        else:
+            made_of = [json.dumps(sorted(tokenizer.get_vocab().items())), repr(sorted(tokenizer.init_kwargs.items()))]
+        core = tokenizer.fedmed_digest = _digest([type(tokenizer).__name__, *made_of])
+    now = [tokenizer("Aa 1").input_ids, tokenizer.eos_token_id, len(tokenizer)]
+    return _digest([core, repr(sorted(tokenizer.special_tokens_map.items())), repr(now)])
 
 
 def _digest(texts: Sequence[str]) -> str:
@@ -99,16 +111,25 @@ def _write(path: Path, rows: Sequence[EncodedRow], report: EncodeReport) -> None
         "lengths": np.array([len(row.input_ids) for row in rows], dtype=np.int64),
         "prompts": np.array([row.prompt_length for row in rows], dtype=np.int32),
     }
+    metadata = {"report": json.dumps(asdict(report)), "sha256": _checksum(arrays)}
     folder = path.parent
     with clear_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
-    write_atomic(path, save(arrays, metadata={name: str(value) for name, value in asdict(report).items()}))
-    with clear_write_errors(path):
+    write_atomic(path, save(arrays, metadata=metadata))
+    with clear_write_errors(path), contextlib.suppress(FileNotFoundError):  # another process may tidy up meanwhile
         path.chmod(0o600)
         by_use = sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True)
         for old in by_use[KEPT:]:
             old.unlink(missing_ok=True)
+
+
+def _checksum(arrays: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name in ("ids", "lengths", "prompts"):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
 
 
 def _ids(rows: Sequence[EncodedRow]) -> Iterator[int]:
@@ -120,21 +141,24 @@ def _read(path: Path) -> tuple[list[EncodedRow], EncodeReport] | None:
     """None: there is no such file, or it is damaged, which is as good as none."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        return None
     try:
         with safe_open(path, framework="np") as file:
-            counts = {name: int(value) for name, value in file.metadata().items() if name != "format"}
-            ids, lengths, prompts = (file.get_tensor(name).tolist() for name in ("ids", "lengths", "prompts"))
-        report = EncodeReport(**counts)
-        rows, start = [], 0
-        for length, prompt in zip(lengths, prompts, strict=True):
-            rows.append(EncodedRow(tuple(ids[start : start + length]), prompt))
-            start += length
-        if start != len(ids) or len(rows) != report.rows:
-            raise ValueError("counts do not match")
-        os.utime(path)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in ("ids", "lengths", "prompts")}
+        if metadata["sha256"] != _checksum(arrays):
+            raise ValueError("not what was written")
+        report = EncodeReport(**json.loads(metadata["report"]))
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         log.info("tokens are made again: %s cannot be read (%s)", path.name, type(error).__name__)
         return None
+    with contextlib.suppress(OSError):  # a folder that may only be read
+        os.utime(path)
+    ids, lengths, prompts = (array.tolist() for array in arrays.values())
+    ends = accumulate(lengths)
+    rows = [
+        EncodedRow(tuple(ids[end - length : end]), prompt)
+        for end, length, prompt in zip(ends, lengths, prompts, strict=True)
+    ]
     return rows, report

@@ -14,6 +14,7 @@ from fedmed.federated.algorithms import get_algorithm
 from fedmed.federated.server import NO_METRICS
 from fedmed.privacy.update_norm import clip_update
 from fedmed.types import AdapterState, HospitalState, LocalPlan, LocalResult, LocalTrainer
+from fedmed.utils.cache import cache_root
 
 
 class FederatedClient:
@@ -102,15 +103,16 @@ class FederatedClient:
     def _load_trainer(self) -> LocalTrainer:
         model, tokenizer, settings = self._model_with_tokenizer()
 
-        from fedmed.data.encode import encode_records
+        from fedmed.data.token_cache import cached_rows
         from fedmed.training.engine import EngineTrainer
 
-        rows, report = encode_records(
+        rows, report = cached_rows(
             self._rows,
             tokenizer,
             prompt_template=settings.prompt_template,
             answer_prefix=settings.answer_prefix,
             max_length=settings.max_length,
+            root=cache_root() if self._config.training.dataset.token_cache else None,
         )
         if not rows:
             raise EmptyDataError(

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedmed.config.schema import FederatedSection, FedMedConfig, LoraSection, ModelSection, TrainingSection
+from fedmed.config.schema import (
+    DatasetSection,
+    FederatedSection,
+    FedMedConfig,
+    LoraSection,
+    ModelSection,
+    TrainingSection,
+)
 from fedmed.errors import EmptyDataError
 from fedmed.federated.client import FederatedClient
 from fedmed.federated.server import FederatedServer
@@ -65,3 +72,14 @@ def test_a_hospital_whose_questions_do_not_fit_is_named(model, toy):
     client = FederatedClient("hospital_one", long, model, CONFIG)
     with pytest.raises(EmptyDataError, match="'hospital_one' fits 48 tokens"):
         client.local_training(FederatedServer(model, CONFIG).get_global_model_state())
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_client_keeps_tokens_only_if_the_setting_says_so(model, tmp_path, monkeypatch, wanted):
+    monkeypatch.setattr("fedmed.data.token_cache.SMALLEST", 0)
+    monkeypatch.setenv("FEDMED_CACHE", str(tmp_path))
+    dataset = DatasetSection(token_cache=wanted)
+    config = CONFIG.model_copy(update={"training": CONFIG.training.model_copy(update={"dataset": dataset})})
+    client = FederatedClient("hospital_one", rows("one"), model, config)
+    client.local_training(FederatedServer(model, CONFIG).get_global_model_state())
+    assert len(list(tmp_path.glob("tokens/*.safetensors"))) == wanted
