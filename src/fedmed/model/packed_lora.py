@@ -72,13 +72,18 @@ class Pass:
     anchor: torch.Tensor
 
 
+def setting_against(dropout: float, use_dora: bool) -> str | None:
+    """Which LoRA setting stands against several adapters at once; None: none."""
+    if dropout:
+        return "LoRA dropout is on"
+    return "DoRA is on" if use_dora else None
+
+
 def why_not(model: Any) -> str | None:
     """What stands against several adapters at once on this PEFT model; None: nothing."""
     config = model.peft_config[_ADAPTER]
-    if config.lora_dropout:
-        return "LoRA dropout is on"
-    if config.use_dora:
-        return "DoRA is on"
+    if reason := setting_against(config.lora_dropout, config.use_dora):
+        return reason
     layers = _adapted(model)
     keys = {f"{name}.lora_{side}.weight" for name in layers for side in "AB"}
     if set(adapter_parameters(model)) != keys or not all(_is_plain(layer) for layer in layers.values()):

@@ -68,7 +68,13 @@ def build_shape(config: Any, lora: LoraSection, dtype: torch.dtype) -> Any:
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
         check_targets(model, lora.target_modules)
         settings = peft.LoraConfig(
-            task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, target_modules=list(lora.target_modules)
+            task_type="CAUSAL_LM",
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=list(lora.target_modules),
+            use_rslora=lora.use_rslora,
+            use_dora=lora.use_dora,
         )
         return wrap(model, settings)
 

@@ -6,7 +6,8 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedmed.config.schema import FedMedConfig
+from fedmed.config.schema import FedMedConfig, LoraSection
+from fedmed.model.packed_lora import setting_against
 from fedmed.model.plan_shapes import shape_of
 from fedmed.training.memory import StepMemory, machine_rate, precision_of, step_memory
 
@@ -93,7 +94,7 @@ def make_plan(
             "adapter": adapter,
             "base_model": (memory.body_parameters + memory.head_parameters) * dtype.itemsize,
         },
-        assumptions=_assumptions(rows, gpu, rate, tflops),
+        assumptions=[*_assumptions(rows, gpu, rate, tflops), *_path(config)],
         advice=[] if peak <= budget else _advice(config, shape, gpu, asked, process, budget),
     )
 
@@ -137,6 +138,14 @@ def _assumptions(rows: int, gpu: bool, rate: float | None, tflops: float | None)
     return [*said, f"time: training only, at {_SHARE_OF_PEAK:.0%} of {rate / 1e9:,.0f} GFLOP/s ({how})"]
 
 
+def _path(config: FedMedConfig) -> list[str]:
+    """What the plan supposes about the way of training."""
+    reason = setting_against(config.model.lora.dropout, config.model.lora.use_dora)
+    if reason is None:
+        return ["the engine can train this model; one whose rows do not stay apart when packed needs more"]
+    return [f"the plain path, which makes whole logits: {reason}"]
+
+
 def _advice(config: FedMedConfig, shape: Any, gpu: bool, asked: int, process: float, budget: float) -> list[str]:
     """Single changes, each with the peak it would give; counted as the plan itself is."""
     training, model = config.training, config.model
@@ -154,6 +163,8 @@ def _advice(config: FedMedConfig, shape: Any, gpu: bool, asked: int, process: fl
         trials.append(("model.quantization=4bit", _with(config, model={"quantization": "4bit"})))
     if gpu and model.dtype == "fp32":
         trials.append(("model.dtype=bf16", _with(config, model={"dtype": "bf16"})))
+    if _path(config) != _path(plain_lora := _with(config, model={"lora": _engine_lora(model.lora)})):
+        trials.append(("model.lora.dropout=0.0 and use_dora=false", plain_lora))
     advice = []
     for setting, changed in trials:
         dtype, bf16 = precision_of(changed, gpu=gpu)
@@ -162,6 +173,10 @@ def _advice(config: FedMedConfig, shape: Any, gpu: bool, asked: int, process: fl
         verdict = "fits" if needed <= budget else "not enough alone"
         advice.append(f"{setting}: {needed:.2f} GiB ({verdict})")
     return [*advice, "a smaller base model"]
+
+
+def _engine_lora(lora: LoraSection) -> LoraSection:
+    return lora.model_copy(update={"dropout": 0.0, "use_dora": False})
 
 
 def _with(config: FedMedConfig, **sections: dict[str, Any]) -> FedMedConfig:

@@ -48,6 +48,11 @@ TOKENS_PER_PASS = 384
 _PROBE = [(tuple(range(3, 11)), 2), (tuple(range(11, 3, -1)), 3)]  # (token ids, prompt length)
 
 
+def place_in_wave(tokens: int) -> int:
+    """Of ``TOKENS_PER_WAVE``, what a hospital takes whose micro-batches have so many tokens."""
+    return max(tokens, TOKENS_PER_WAVE // HOSPITALS_PER_WAVE)
+
+
 class EngineTrainer:
     """The ``LocalTrainer`` of the simulation, of ``train_local`` and of a hospital on a network.
 
@@ -90,12 +95,11 @@ class EngineTrainer:
             yield from ([job] for job in jobs)
             return
         sizes = []
-        smallest = TOKENS_PER_WAVE // HOSPITALS_PER_WAVE
         for job in jobs:
             rows = self.rows_by_hospital[job.hospital]
             mean = sum(len(row.input_ids) for row in rows) / max(1, len(rows))
-            sizes.append(math.ceil(mean * min(self.config.batch_size, max(1, len(rows)))))
-        for group in group_by_tokens([max(size, smallest) for size in sizes], TOKENS_PER_WAVE):
+            sizes.append(place_in_wave(math.ceil(mean * min(self.config.batch_size, max(1, len(rows))))))
+        for group in group_by_tokens(sizes, TOKENS_PER_WAVE):
             yield [jobs[index] for index in group]
 
     def _train(self, jobs: Sequence[LocalJob]) -> Iterator[LocalResult]:

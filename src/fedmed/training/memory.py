@@ -1,7 +1,9 @@
 """What one training step holds in memory, counted on tensors that have shapes but no data. engine -> HERE -> plan.
 
-The engine's own forward and backward run under torch's ``FakeTensorMode``; every allocation is counted while it lives.
-Not covered: the allocator's fragmentation and kernels' scratch space; ``fedmed plan`` says so.
+The engine's own forward and backward, or the plain path's where a LoRA setting asks for it, run under torch's
+``FakeTensorMode``; every allocation is counted while it lives.
+Not covered: the allocator's fragmentation and kernels' scratch space, which ``fedmed plan`` adds or names; models that
+the engine's probe sends to the plain path, which only their weights can tell.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +25,12 @@ from fedmed.config.schema import FedMedConfig, TrainingSection
 from fedmed.data.encode import EncodedRow
 from fedmed.model.adapter import adapter_parameters
 from fedmed.model.frozen_linear import product
-from fedmed.model.packed_lora import HospitalAdapter, Pass, installed
+from fedmed.model.packed_lora import HospitalAdapter, Pass, installed, setting_against
+from fedmed.model.packing import pack_rows, token_losses
 from fedmed.model.plan_shapes import build_shape, on_fake_cpu
-from fedmed.training.engine import TOKENS_PER_PASS, Engine
+from fedmed.training.engine import TOKENS_PER_WAVE, Engine, place_in_wave
+from fedmed.training.stepper import autocast, use_checkpointing
+from fedmed.types import AdapterState
 
 PROMPT_TOKENS = 16
 """Of each row; the rest is answer, which is the costly part."""
@@ -79,17 +84,16 @@ def step_memory(config: FedMedConfig, shape: Any, dtype: torch.dtype, *, bf16: b
             EncodedRow(tuple([3] * model_config.max_length), min(PROMPT_TOKENS, model_config.max_length - 1))
         ] * training.batch_size
         own_tokens = training.batch_size * model_config.max_length
-        side_by_side = max(1, min(hospitals, TOKENS_PER_PASS // own_tokens)) if training.engine == "packed" else 1
+        plain = setting_against(model_config.lora.dropout, model_config.lora.use_dora) is not None
+        side_by_side = 1
+        if training.engine == "packed" and not plain:
+            side_by_side = max(1, min(hospitals, TOKENS_PER_WAVE // place_in_wave(own_tokens)))
         counter = _Counter()
-        engine = Engine(model, _with_precision(training, bf16))
-        start = {key: np.zeros(tuple(parameter.shape), dtype=np.float32) for key, parameter in named.items()}
-        adapters = [HospitalAdapter(start, None, torch.device("cpu")) for _ in range(side_by_side)]
-        answers = sum(len(row.input_ids) - row.prompt_length for row in rows)
-        current = Pass((), torch.ones((), requires_grad=True))
-        model.train()
-        engine.loss = counter.of_loss(engine.loss)
-        with counter, installed(model, current):
-            engine.pass_losses(current, [(adapter, answers, rows) for adapter in adapters])
+        if plain:
+            _count_plain(counter, model, rows, _with_precision(training, bf16))
+        else:
+            start = {key: np.zeros(tuple(parameter.shape), dtype=np.float32) for key, parameter in named.items()}
+            _count_engine(counter, model, [start] * side_by_side, rows, _with_precision(training, bf16))
         dequantised = 0
         if model_config.quantization == "4bit":
             dequantised = max(m.weight.numel() for m in model.modules() if _plain_linear(m, head)) * 2
@@ -104,6 +108,35 @@ def step_memory(config: FedMedConfig, shape: Any, dtype: torch.dtype, *, bf16: b
         body_parameters=total - head.numel(),
         head_parameters=head.numel(),
     )
+
+
+def _count_engine(
+    counter: _Counter,
+    model: Any,
+    starts: Sequence[AdapterState],
+    rows: Sequence[EncodedRow],
+    training: TrainingSection,
+) -> None:
+    engine = Engine(model, training)
+    adapters = [HospitalAdapter(start, None, torch.device("cpu")) for start in starts]
+    answers = sum(len(row.input_ids) - row.prompt_length for row in rows)
+    current = Pass((), torch.ones((), requires_grad=True))
+    model.train()
+    engine.loss = counter.of_loss(engine.loss)
+    with counter, installed(model, current):
+        engine.pass_losses(current, [(adapter, answers, rows) for adapter in adapters])
+
+
+def _count_plain(counter: _Counter, model: Any, rows: Sequence[EncodedRow], training: TrainingSection) -> None:
+    """The plain path: whole logits, and the model's own attention, of the rows of one micro-batch in one pass."""
+    use_checkpointing(model, training.gradient_checkpointing)
+    pack = pack_rows([(row.input_ids, row.prompt_length) for row in rows])
+    model.train()
+    counter.vocabulary = model.get_output_embeddings().weight.shape[0]
+    with counter:
+        with autocast(training, torch.device("cpu")):
+            losses = token_losses(model, pack)
+        torch.autograd.backward(losses.sum())
 
 
 def precision_of(config: FedMedConfig, *, gpu: bool) -> tuple[torch.dtype, bool]:
@@ -146,6 +179,7 @@ class _Counter(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.held = self.peak = 0
         self.loss_held = self.loss_at_peak = 0
+        self.vocabulary = 0  # tensors of this width are logits too
         self._in_loss = False
         self._known: set[int] = set()
 
@@ -156,16 +190,17 @@ class _Counter(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):
             if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage(), before)
+                wide = bool(self.vocabulary and tensor.dim() and tensor.shape[-1] == self.vocabulary)
+                self._count(tensor.untyped_storage(), before, self._in_loss or wide)
         return result
 
-    def _count(self, storage: Any, before: set[int]) -> None:
+    def _count(self, storage: Any, before: set[int], in_loss: bool) -> None:
         if id(storage) in before or id(storage) in self._known:
             return  # a view, or in place
         size = storage.nbytes()
         self._known.add(id(storage))
-        self._move(size, self._in_loss)
-        weakref.finalize(storage, self._free, id(storage), size, self._in_loss)
+        self._move(size, in_loss)
+        weakref.finalize(storage, self._free, id(storage), size, in_loss)
 
     def _free(self, number: int, size: int, in_loss: bool) -> None:
         self._known.discard(number)

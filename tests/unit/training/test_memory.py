@@ -28,7 +28,9 @@ config = load_config(None, (), {settings!r})
 shape = transformers.LlamaConfig.from_pretrained({folder!r})
 model = setup_lora(transformers.AutoModelForCausalLM.from_config(shape), config.model.lora)
 rows = [EncodedRow(tuple((7 * i + j) % 30000 + 5 for j in range(config.model.max_length)), 16) for i in range(4)]
-list(EngineTrainer(model, {{"a": rows}}, config.training).run([LocalJob("a", 1, 1, 17, get_adapter_state(model))]))
+start = get_adapter_state(model)
+trainer = EngineTrainer(model, dict.fromkeys({names!r}, rows), config.training)
+list(trainer.run([LocalJob(name, 1, 1, 17, start) for name in {names!r}]))
 # not ru_maxrss, which a child takes over from the process that started it
 print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 2**20)
 """
@@ -67,6 +69,15 @@ def test_a_plan_that_does_not_fit_says_what_to_change_and_what_that_gives():
     assert any(line.startswith("model.quantization=4bit") and line.endswith("(fits)") for line in plan.advice)
 
 
+def test_a_setting_that_takes_the_plain_path_is_planned_with_whole_logits():
+    def logits(*overrides: str) -> float:
+        return make_plan(load_config(None, (), overrides)).breakdown["logits"]
+
+    whole = 2 * (512 - 16) * 262_144 * 4 / 2**30  # one float32 tensor of them
+    assert logits() < 0.1 * whole
+    assert logits("model.lora.dropout=0.1") >= 2 * whole
+
+
 def test_more_hospitals_cost_no_more_than_a_full_pass():
     def peak(hospitals: int) -> float:
         return make_plan(load_config(None, (), [f"federated.num_clients={hospitals}"])).peak_gib
@@ -75,7 +86,16 @@ def test_more_hospitals_cost_no_more_than_a_full_pass():
 
 
 @pytest.mark.integration
-def test_the_planned_peak_is_within_15_percent_of_a_real_one(tmp_path):
+@pytest.mark.parametrize(
+    ("length", "changes"),
+    [
+        (512, []),
+        (64, []),  # four hospitals side by side
+        (512, ["model.lora.dropout=0.1"]),  # the plain path and its whole logits
+        (512, ["model.lora.use_dora=true"]),
+    ],
+)
+def test_the_planned_peak_is_within_15_percent_of_a_real_one(tmp_path, length, changes):
     import transformers
 
     shape = transformers.LlamaConfig(
@@ -84,11 +104,11 @@ def test_the_planned_peak_is_within_15_percent_of_a_real_one(tmp_path):
     )  # fmt: skip
     shape.save_pretrained(tmp_path)
     settings = [
-        "model.max_length=512", "training.batch_size=2", "training.gradient_accumulation_steps=1",
-        "training.max_steps=2",
+        f"model.max_length={length}", "training.batch_size=2", "training.gradient_accumulation_steps=1",
+        "training.max_steps=2", *changes,
     ]  # fmt: skip
     plan = make_plan(load_config(None, (), [*settings, f"model.name={tmp_path}"]))
-    code = REAL_PEAK.format(settings=settings, folder=str(tmp_path))
+    code = REAL_PEAK.format(settings=settings, folder=str(tmp_path), names="abcd" if length == 64 else "a")
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert plan.peak_gib == pytest.approx(float(ran.stdout), rel=0.15)
