@@ -42,16 +42,17 @@ test-all: $(STAMP) browser check
 bench-demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py
 
-# The peer, Flower's simulation, lives in an environment of its own; without it benchmarks/peer.py stands in.
+# The peer, Flower's simulation, lives in an environment of its own (its pins and ours do not resolve together); without
+# it, or without its recipe, benchmarks/peer.py stands in.
 PEER := output-models/bench-peer-venv
+RECIPE := $(wildcard ../shared/bench/peer_flower.py)
 $(PEER)/.done:
 	$(PYTHON) -m venv $(PEER)
-	$(PEER)/bin/python -m pip install --quiet --constraint constraints.txt torch transformers peft datasets accelerate 'flwr[simulation]==1.41.0' \
-	  || $(PEER)/bin/python -m pip install --quiet torch==2.13.0 transformers peft datasets accelerate 'flwr[simulation]==1.41.0'
+	$(PEER)/bin/python -m pip install --quiet torch==2.13.0 transformers peft datasets accelerate 'flwr[simulation]==1.41.0'
 	@touch $@
 
 bench-speed: $(STAMP)
-	-$(MAKE) $(PEER)/.done
+	-$(if $(RECIPE),$(MAKE) $(PEER)/.done)
 	$(BIN)/python benchmarks/speed.py
 
 bench-scale: $(STAMP)

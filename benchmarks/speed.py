@@ -177,20 +177,12 @@ def gemm_gflops() -> dict[str, float]:
     import torch
 
     from fedmed.model.frozen_linear import product
+    from fedmed.training.memory import machine_rate
 
-    rates = {"matmul": 0.0, "onednn": 0.0}
-    with torch.no_grad():
-        for size in (1024, 2048):
-            a, b = torch.randn(size, size), torch.randn(size, size)
-            for name, multiply in (("matmul", torch.matmul), ("onednn", product)):
-                multiply(a, b)
-                times = []
-                for _ in range(15):
-                    started = time.perf_counter()
-                    multiply(a, b)
-                    times.append(time.perf_counter() - started)
-                rates[name] = max(rates[name], 2 * size**3 / statistics.median(times) / 1e9)
-    return rates
+    return {
+        name: max(machine_rate(multiply, size=size, runs=15) for size in (1024, 2048)) / 1e9
+        for name, multiply in (("matmul", torch.matmul), ("onednn", product))
+    }
 
 
 def main() -> None:

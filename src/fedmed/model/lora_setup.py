@@ -40,22 +40,12 @@ def setup_lora(model: Any, config: LoraSection | None = None, *, seed: int = 17)
         TargetModuleError: a target is not there or is not a linear layer; lists those that are.
         ModelError: the model has an adapter already.
     """
-    peft = require("peft", "train")
     if config is None:
         loaded_with = getattr(model, "fedmed_config", None)
         config = (loaded_with or default_config().model).lora
     refuse_second_adapter(model)
     check_targets(model, config.target_modules)
-    peft_config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=config.r,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=list(config.target_modules),
-        use_rslora=config.use_rslora,
-        use_dora=config.use_dora,
-    )
-    peft_model = wrap(model, peft_config)
+    peft_model = wrap(model, peft_lora_config(config))
     draw_start(peft_model, seed)
     trainable, total = trainable_share(peft_model)
     log.info(
@@ -66,6 +56,20 @@ def setup_lora(model: Any, config: LoraSection | None = None, *, seed: int = 17)
         100 * trainable / total,
     )
     return peft_model
+
+
+def peft_lora_config(config: LoraSection) -> Any:
+    """PEFT's own configuration of the adapter that our settings describe."""
+    peft = require("peft", "train")
+    return peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=list(config.target_modules),
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+    )
 
 
 def trainable_share(model: Any) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ _layouts: list[tuple[RowGroup, ...]] = []  # a stack, so that contexts nest
 
 def layout(lengths: Sequence[int], device: torch.device | str) -> tuple[RowGroup, ...]:
     """Groups of the rows that lie end to end with these lengths; at most half of a group is padding."""
-    starts = [sum(lengths[:index]) for index in range(len(lengths))]
+    starts = [0, *itertools.accumulate(lengths)]
     by_size: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):
         by_size.setdefault((length - 1).bit_length(), []).append(index)

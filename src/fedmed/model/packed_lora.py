@@ -64,12 +64,12 @@ class Segment:
     adapter: HospitalAdapter
 
 
-@dataclass(slots=True)
 class Pass:
     """What the patched layers look at; ``anchor`` is there so that autograd comes by, it gets no gradient."""
 
-    segments: Sequence[Segment]
-    anchor: torch.Tensor
+    def __init__(self, device: torch.device) -> None:
+        self.segments: Sequence[Segment] = ()
+        self.anchor = torch.ones((), device=device, requires_grad=True)
 
 
 def setting_against(dropout: float, use_dora: bool) -> str | None:

@@ -10,13 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from fedmed.utils.logger import get_logger
 
 log = get_logger(__name__)
+
+
+Row: TypeAlias = tuple[Sequence[int], int]
+"""Token ids, and how many of them are the prompt."""
+
+PROBE_ROWS: tuple[Row, ...] = ((tuple(range(3, 11)), 2), (tuple(range(11, 3, -1)), 3))
+"""Two short rows on which a model shows whether it keeps packed rows apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ class PackedRows:
         return int(self.targets.shape[0])
 
 
-def pack_rows(rows: Sequence[tuple[Sequence[int], int]], device: torch.device | str = "cpu") -> PackedRows:
+def pack_rows(rows: Sequence[Row], device: torch.device | str = "cpu") -> PackedRows:
     """Lay rows end to end.
 
     Args:
@@ -79,6 +86,21 @@ def token_losses(model: Any, packed: PackedRows) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(answer_logits(model, packed), packed.targets, reduction="none")
 
 
+def losses_apart(model: Any, rows: Sequence[Row]) -> torch.Tensor:
+    """Cross-entropy [A] of each answer token, every row in a pass of its own; no gradient, no dropout."""
+    return _losses(model, [[row] for row in rows])
+
+
+def _losses(model: Any, passes: Sequence[Sequence[Row]]) -> torch.Tensor:
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        losses = torch.cat([token_losses(model, pack_rows(rows, device)) for rows in passes])
+    model.train(was_training)
+    return losses
+
+
 def packs(model: Any) -> bool:
     """Whether packed rows see only themselves in this model; measured once on two short rows, then remembered.
 
@@ -87,15 +109,9 @@ def packs(model: Any) -> bool:
     """
     known = getattr(model, "fedmed_packs", None)
     if known is None:
-        device = next(model.parameters()).device
-        rows = [(tuple(range(3, 11)), 2), (tuple(range(11, 3, -1)), 3)]
         tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
-            together = token_losses(model, pack_rows(rows, device))
-            apart = torch.cat([token_losses(model, pack_rows([row], device)) for row in rows])
-        model.train(was_training)
+        together = _losses(model, [PROBE_ROWS])
+        apart = losses_apart(model, PROBE_ROWS)
         known = model.fedmed_packs = bool(torch.allclose(together, apart, atol=tolerance))
         if not known:
             log.warning("this model cannot hold several rows in one pass: rows go one by one, which is slower")

@@ -13,7 +13,7 @@ import torch
 from fedmed.config.schema import LoraSection
 from fedmed.errors import ModelCorruptError, ModelNotFoundError
 from fedmed.model import builtin, tiny
-from fedmed.model.lora_setup import check_targets
+from fedmed.model.lora_setup import check_targets, peft_lora_config
 from fedmed.model.wrap import wrap
 from fedmed.utils.extras import require
 
@@ -63,20 +63,11 @@ def build_shape(config: Any, lora: LoraSection, dtype: torch.dtype) -> Any:
     Raises:
         TargetModuleError: an adapted layer is not there.
     """
-    transformers, peft = require("transformers", "train"), require("peft", "train")
+    transformers = require("transformers", "train")
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
         check_targets(model, lora.target_modules)
-        settings = peft.LoraConfig(
-            task_type="CAUSAL_LM",
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=list(lora.target_modules),
-            use_rslora=lora.use_rslora,
-            use_dora=lora.use_dora,
-        )
-        return wrap(model, settings)
+        return wrap(model, peft_lora_config(lora))
 
 
 def on_fake_cpu(model: Any) -> None:

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedmed.config.schema import FedMedConfig, LoraSection
+from fedmed.config.schema import FedMedConfig
 from fedmed.model.packed_lora import setting_against
 from fedmed.model.plan_shapes import shape_of
 from fedmed.training.memory import StepMemory, machine_rate, precision_of, step_memory
@@ -163,8 +163,9 @@ def _advice(config: FedMedConfig, shape: Any, gpu: bool, asked: int, process: fl
         trials.append(("model.quantization=4bit", _with(config, model={"quantization": "4bit"})))
     if gpu and model.dtype == "fp32":
         trials.append(("model.dtype=bf16", _with(config, model={"dtype": "bf16"})))
-    if _path(config) != _path(plain_lora := _with(config, model={"lora": _engine_lora(model.lora)})):
-        trials.append(("model.lora.dropout=0.0 and use_dora=false", plain_lora))
+    if setting_against(model.lora.dropout, model.lora.use_dora):
+        on_engine = model.lora.model_copy(update={"dropout": 0.0, "use_dora": False})
+        trials.append(("model.lora.dropout=0.0 and use_dora=false", _with(config, model={"lora": on_engine})))
     advice = []
     for setting, changed in trials:
         dtype, bf16 = precision_of(changed, gpu=gpu)
@@ -173,10 +174,6 @@ def _advice(config: FedMedConfig, shape: Any, gpu: bool, asked: int, process: fl
         verdict = "fits" if needed <= budget else "not enough alone"
         advice.append(f"{setting}: {needed:.2f} GiB ({verdict})")
     return [*advice, "a smaller base model"]
-
-
-def _engine_lora(lora: LoraSection) -> LoraSection:
-    return lora.model_copy(update={"dropout": 0.0, "use_dora": False})
 
 
 def _with(config: FedMedConfig, **sections: dict[str, Any]) -> FedMedConfig:

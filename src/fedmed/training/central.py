@@ -12,8 +12,9 @@ from typing import Any
 from fedmed.config.schema import TrainingSection
 from fedmed.data.encode import EncodedRow
 from fedmed.model.adapter import get_adapter_state, set_adapter_state
-from fedmed.training.engine import AdapterOptimizer, Engine, fits
-from fedmed.training.stepper import LoraStepper, StepResult, repeatable_dropout
+from fedmed.model.packed_lora import HospitalAdapter
+from fedmed.training.engine import Engine, fits
+from fedmed.training.stepper import AdapterOptimizer, LoraStepper, StepResult, repeatable_dropout
 from fedmed.training.steps import learning_rate, plan_steps
 from fedmed.types import AdapterState
 
@@ -65,16 +66,17 @@ class _EngineStepper:
 
     def __init__(self, model: Any, config: TrainingSection, start: AdapterState) -> None:
         self.engine = Engine(model, config)
-        self.optimizer = AdapterOptimizer(start, config, self.engine.device)
+        self.adapter = HospitalAdapter(start, None, self.engine.device)
+        self.optimizer = AdapterOptimizer([self.adapter.flat], config)
 
     def step(self, batches: Sequence[Sequence[EncodedRow]], rate: float, where: str) -> StepResult:
-        (result,) = self.engine.gradients([self.optimizer.adapter], [batches], [where])
+        (result,) = self.engine.gradients([self.adapter], [batches], [where])
         self.optimizer.prepare(where)
         self.optimizer.step(rate)
         return result
 
     def state(self) -> AdapterState:
-        return self.optimizer.adapter.state()
+        return self.adapter.state()
 
 
 class _PlainStepper(LoraStepper):

@@ -8,7 +8,7 @@ answer tokens only, without logits (``model.answer_loss``). Each hospital has a 
 Hospitals train in waves of about ``TOKENS_PER_WAVE`` tokens, so memory does not grow with their number. With
 ``engine=single`` a wave is one hospital and a result is the same bit for bit on the same versions, machine and threads;
 ``engine=packed`` sums products in another order (relative L2 <= 1e-4).
-Not covered here, and trained by ``local_train.PlainLocalTrainer``: LoRA dropout, DoRA, models whose rows do not stay
+Not covered here, and trained by ``plain.train_plain``: LoRA dropout, DoRA, models whose rows do not stay
 apart. Not covered at all: several devices.
 """
 
@@ -29,11 +29,18 @@ from fedmed.model.answer_loss import answer_loss
 from fedmed.model.hardware import give_back_free_memory
 from fedmed.model.packed_attention import layout, rows_apart
 from fedmed.model.packed_lora import HospitalAdapter, Pass, Segment, installed, why_not
-from fedmed.model.packing import group_by_tokens, pack_rows, token_losses
-from fedmed.training.plain import OnStep, PlainLocalTrainer, use_threads
-from fedmed.training.stepper import StepResult, autocast, train_metrics, use_checkpointing
-from fedmed.training.steps import Step, learning_rate, plan_steps
-from fedmed.types import AdapterState, LocalJob, LocalResult
+from fedmed.model.packing import PROBE_ROWS, group_by_tokens, losses_apart, pack_rows
+from fedmed.training.plain import OnStep, train_plain, use_threads
+from fedmed.training.stepper import (
+    AdapterOptimizer,
+    StepResult,
+    autocast,
+    not_finite,
+    train_metrics,
+    use_checkpointing,
+)
+from fedmed.training.steps import JobSteps
+from fedmed.types import LocalJob, LocalResult
 from fedmed.utils.logger import get_logger
 
 log = get_logger(__name__)
@@ -44,8 +51,6 @@ HOSPITALS_PER_WAVE = 4
 """At most: each brings its adapter, gradient and optimiser along, four times an adapter in all."""
 TOKENS_PER_PASS = 384
 """Tokens of one forward and backward at most, unless one micro-batch alone has more."""
-
-_PROBE = [(tuple(range(3, 11)), 2), (tuple(range(11, 3, -1)), 3)]  # (token ids, prompt length)
 
 
 def place_in_wave(tokens: int) -> int:
@@ -75,7 +80,7 @@ class EngineTrainer:
         self.config = config
         self.on_step = on_step
         use_threads(config)
-        self._plain = None if fits(model) else PlainLocalTrainer(model, rows_by_hospital, config, on_step)
+        self._fits = fits(model)
 
     def run(self, jobs: Sequence[LocalJob]) -> Iterator[LocalResult]:
         """Results in the order of ``jobs``, each as soon as its wave is done.
@@ -83,8 +88,9 @@ class EngineTrainer:
         Raises:
             NonFiniteLossError: names the hospital, the step and its rows. EmptyDataError: a hospital without rows.
         """
-        if self._plain is not None:
-            yield from self._plain.run(jobs)
+        if not self._fits:
+            for job in jobs:
+                yield train_plain(self.model, job, self.rows_by_hospital[job.hospital], self.config, self.on_step)
             return
         for wave in self._waves(jobs):
             yield from self._train(wave)
@@ -118,13 +124,13 @@ class EngineTrainer:
         engine = Engine(self.model, self.config)
         for number in range(max(len(hospital.steps) for hospital in hospitals)):
             going = [hospital for hospital in hospitals if number < len(hospital.steps)]
-            adapters = [hospital.optimizer.adapter for hospital in going]
-            names = [hospital.where(number) for hospital in going]
-            results = engine.gradients(adapters, [hospital.batches(number) for hospital in going], names)
+            adapters = [hospital.adapter for hospital in going]
+            names = [hospital.steps.where(number) for hospital in going]
+            results = engine.gradients(adapters, [hospital.steps.batches(number) for hospital in going], names)
             for hospital, name in zip(going, names, strict=True):
                 hospital.optimizer.prepare(name)
             for hospital, result in zip(going, results, strict=True):
-                hospital.optimizer.step(hospital.rate(number))
+                hospital.optimizer.step(hospital.steps.rate(number))
                 hospital.results.append(result)
                 if self.on_step:
                     self.on_step(hospital.job, number + 1, len(hospital.steps), result)
@@ -170,7 +176,7 @@ class Engine:
         longest = max(len(batches) for batches in micro_batches)
         items = [(n, own[place]) for place in range(longest) for n, own in enumerate(micro_batches) if place < len(own)]
         losses = [0.0] * len(adapters)
-        current = Pass((), torch.ones((), device=self.device, requires_grad=True))
+        current = Pass(self.device)
         self.model.train()
         with installed(self.model, current):
             for group in group_by_tokens([_tokens(batch) for _, batch in items], TOKENS_PER_PASS):
@@ -179,10 +185,7 @@ class Engine:
                 for (number, _), own in zip(chosen, torch.split(losses_of, counts), strict=True):
                     part = float(own.sum())
                     if not math.isfinite(part):
-                        raise NonFiniteLossError(
-                            f"the loss became {part} at {where[number] if where else f'hospital {number}'}",
-                            "lower training.learning_rate or inspect those records",
-                        )
+                        raise not_finite("loss", part, where[number] if where else f"hospital {number}")
                     losses[number] += part
         return [
             StepResult(loss, sum(map(_tokens, batches)), count)
@@ -246,7 +249,7 @@ def fits(model: Any) -> bool:
 
 def _probe(model: Any) -> str | None:
     """Compare with the model's own answer on rows one by one; returns what differs."""
-    rows = [EncodedRow(*row) for row in _PROBE]
+    rows = [EncodedRow(tuple(ids), prompt_length) for ids, prompt_length in PROBE_ROWS]
     device = _device(model)
     was_training = model.training
     try:
@@ -257,89 +260,28 @@ def _probe(model: Any) -> str | None:
         return f"the model has another layout ({type(error).__name__})"
     finally:
         model.train(was_training)
-    model.eval()
-    with torch.no_grad():
-        plain = float(torch.cat([token_losses(model, pack_rows([row], device)) for row in _PROBE]).mean())
-    model.train(was_training)
+    plain = float(losses_apart(model, PROBE_ROWS).mean())
     tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 0.05
     if abs(packed - plain) > tolerance * max(1.0, abs(plain)):
         return f"its rows do not stay apart when packed, or it bends logits (loss {packed:.4f}, not {plain:.4f})"
     return None
 
 
-class AdapterOptimizer:
-    """One adapter and its fresh AdamW, with FedProx's pull to the start and clipping.
-
-    Args:
-        start, trainable: see ``HospitalAdapter``.
-        proximal_mu: FedProx's mu.
-    """
-
-    def __init__(
-        self,
-        start: AdapterState,
-        config: TrainingSection,
-        device: torch.device,
-        *,
-        trainable: Sequence[str] | None = None,
-        proximal_mu: float = 0.0,
-    ) -> None:
-        self.adapter = HospitalAdapter(start, trainable, device)
-        self._limit = config.max_grad_norm if config.max_grad_norm is not None else math.inf
-        self._mu = proximal_mu
-        self._anchor = self.adapter.flat.detach().clone() if proximal_mu else None
-        self._optimizer = torch.optim.AdamW(
-            [self.adapter.flat], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-
-    def prepare(self, where: str) -> None:
-        """Finish the gradient: pull, check, clip. Nothing has moved when this raises NonFiniteLossError."""
-        gradient = self.adapter.flat.grad
-        assert gradient is not None
-        if self._anchor is not None:
-            gradient.add_(self.adapter.flat.detach() - self._anchor, alpha=self._mu)
-        norm = float(torch.nn.utils.clip_grad_norm_([self.adapter.flat], self._limit))
-        if not math.isfinite(norm):
-            raise NonFiniteLossError(
-                f"the gradient became {norm} at {where}", "lower training.learning_rate or inspect those records"
-            )
-
-    def step(self, rate: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.step()
-
-
 class _Hospital:
-    """One hospital's local training: its rows, its steps, its optimiser, its losses."""
+    """One hospital's local training: its steps, its adapter, its optimiser, its losses."""
 
     def __init__(
         self, job: LocalJob, rows: Sequence[EncodedRow], config: TrainingSection, device: torch.device
     ) -> None:
-        self.job, self.rows, self.config = job, rows, config
-        self.steps: list[Step] = plan_steps(
-            len(rows), config, seed=job.seed, hospital=job.hospital, round_number=job.round
-        )
-        self.optimizer = AdapterOptimizer(
-            job.start, config, device, trainable=job.trainable, proximal_mu=job.proximal_mu
-        )
+        self.job = job
+        self.steps = JobSteps(job, rows, config)
+        self.adapter = HospitalAdapter(job.start, job.trainable, device)
+        self.optimizer = AdapterOptimizer([self.adapter.flat], config, proximal_mu=job.proximal_mu)
         self.results: list[StepResult] = []
 
-    def batches(self, number: int) -> list[list[EncodedRow]]:
-        return [[self.rows[row] for row in batch] for batch in self.steps[number]]
-
-    def where(self, number: int) -> str:
-        numbers = ", ".join(str(row) for batch in self.steps[number] for row in batch)
-        return f"{self.job.hospital}, round {self.job.round}, step {number + 1} (training rows {numbers})"
-
-    def rate(self, number: int) -> float:
-        job = self.job
-        return learning_rate(self.config, step=number, steps=len(self.steps), round_number=job.round, rounds=job.rounds)
-
     def result(self, seconds: float) -> LocalResult:
-        state = self.optimizer.adapter.state()
         metrics = train_metrics(self.results, seconds)
-        return LocalResult(self.job.hospital, self.job.round, state, len(self.rows), metrics)
+        return LocalResult(self.job.hospital, self.job.round, self.adapter.state(), len(self.steps.rows), metrics)
 
 
 def _tokens(rows: Sequence[EncodedRow]) -> int:

@@ -118,9 +118,9 @@ def _count_engine(
     training: TrainingSection,
 ) -> None:
     engine = Engine(model, training)
-    adapters = [HospitalAdapter(start, None, torch.device("cpu")) for start in starts]
+    adapters = [HospitalAdapter(start, None, engine.device) for start in starts]
     answers = sum(len(row.input_ids) - row.prompt_length for row in rows)
-    current = Pass((), torch.ones((), requires_grad=True))
+    current = Pass(engine.device)
     model.train()
     engine.loss = counter.of_loss(engine.loss)
     with counter, installed(model, current):
@@ -146,16 +146,19 @@ def precision_of(config: FedMedConfig, *, gpu: bool) -> tuple[torch.dtype, bool]
     return dtype, config.training.precision == "bf16" or (config.training.precision == "auto" and gpu)
 
 
-def machine_rate() -> float:
-    """FLOP/s of a float32 product on this CPU, the median of a few."""
-    x, weight = torch.ones(1024, 1024), torch.ones(1024, 1024)
-    product(x, weight)
+def machine_rate(
+    multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = product, *, size: int = 1024, runs: int = 5
+) -> float:
+    """FLOP/s of a product of two float32 squares on this CPU, the median of some runs after one to warm up."""
+    draw = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(size, size, generator=draw) for _ in range(2))
+    multiply(x, weight)
     times = []
-    for _ in range(5):
+    for _ in range(runs):
         started = time.perf_counter()
-        product(x, weight)
+        multiply(x, weight)
         times.append(time.perf_counter() - started)
-    return float(2 * 1024**3 / statistics.median(times))
+    return float(2 * size**3 / statistics.median(times))
 
 
 def _with_precision(training: TrainingSection, bf16: bool) -> TrainingSection:

@@ -65,6 +65,56 @@ def train_metrics(results: Sequence[StepResult], seconds: float) -> TrainMetrics
     )
 
 
+def not_finite(what: str, value: float, where: str) -> NonFiniteLossError:
+    """The error for a loss or gradient that is not a number any more."""
+    return NonFiniteLossError(
+        f"the {what} became {value} at {where}", "lower training.learning_rate or inspect those records"
+    )
+
+
+class AdapterOptimizer:
+    """A fresh AdamW over one adapter, with FedProx's pull to the start and clipping.
+
+    Args:
+        parameters: all that trains of the adapter.
+        config: rate, weight decay, clipping.
+        proximal_mu: FedProx's mu, pulling towards the parameters as they are now.
+        fused: PyTorch's one-kernel AdamW.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[torch.nn.Parameter],
+        config: TrainingSection,
+        *,
+        proximal_mu: float = 0.0,
+        fused: bool = True,
+    ) -> None:
+        self._parameters = parameters
+        self._limit = config.max_grad_norm if config.max_grad_norm is not None else math.inf
+        self._mu = proximal_mu
+        self._anchor = [parameter.detach().clone() for parameter in parameters] if proximal_mu else []
+        self._optimizer = torch.optim.AdamW(
+            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused
+        )
+
+    def prepare(self, where: str) -> None:
+        """Finish the gradient: pull, check, clip. Nothing has moved when this raises NonFiniteLossError."""
+        if self._mu:
+            for parameter, start in zip(self._parameters, self._anchor, strict=True):
+                assert parameter.grad is not None
+                parameter.grad.add_(parameter.detach() - start, alpha=self._mu)
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._limit))
+        if not math.isfinite(norm):
+            raise not_finite("gradient", norm, where)
+
+    def step(self, rate: float) -> None:
+        """Move the parameters by the gradient that ``prepare`` left."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+
+
 class LoraStepper:
     """Steps the trainable LoRA parameters of ``model``; the rest is frozen.
 
@@ -90,11 +140,9 @@ class LoraStepper:
             parameter.grad = None
         self.parameters = [parameter for key, parameter in named.items() if key in wanted]
         self.device = self.parameters[0].device
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=self.device.type == "cuda"
+        self.optimizer = AdapterOptimizer(
+            self.parameters, config, proximal_mu=proximal_mu, fused=self.device.type == "cuda"
         )
-        self.mu = proximal_mu
-        self.anchor = [p.detach().clone() for p in self.parameters] if proximal_mu else []
         use_checkpointing(model, config.gradient_checkpointing)
         model.train()
 
@@ -113,7 +161,8 @@ class LoraStepper:
             micro_batches = [[row] for rows in micro_batches for row in rows]
         packed = [pack_rows([(r.input_ids, r.prompt_length) for r in rows], self.device) for rows in micro_batches]
         answer_tokens = sum(pack.answer_tokens for pack in packed)
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         total = 0.0
         for pack in packed:
             with autocast(self.config, self.device):
@@ -121,22 +170,9 @@ class LoraStepper:
             loss = losses.sum() / answer_tokens
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise NonFiniteLossError(
-                    f"the loss became {value} at {where}", "lower training.learning_rate or inspect those records"
-                )
+                raise not_finite("loss", value, where)
             torch.autograd.backward(loss)
             total += value
-        if self.mu:
-            for parameter, start in zip(self.parameters, self.anchor, strict=True):
-                assert parameter.grad is not None
-                parameter.grad.add_(parameter.detach() - start, alpha=self.mu)
-        limit = self.config.max_grad_norm if self.config.max_grad_norm is not None else math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
-        if not math.isfinite(norm):
-            raise NonFiniteLossError(
-                f"the gradient became {norm} at {where}", "lower training.learning_rate or inspect those records"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
+        self.optimizer.prepare(where)
+        self.optimizer.step(learning_rate)
         return StepResult(total, sum(pack.tokens for pack in packed), answer_tokens)

@@ -6,10 +6,13 @@ Nothing is remembered between rounds, so a resumed run sees the rows that an uni
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from fedmed.config.schema import TrainingSection
+from fedmed.data.encode import EncodedRow
 from fedmed.errors import EmptyDataError
+from fedmed.types import LocalJob
 from fedmed.utils.random_streams import stream
 
 Step: TypeAlias = tuple[tuple[int, ...], ...]
@@ -70,3 +73,39 @@ def learning_rate(config: TrainingSection, *, step: int, steps: int, round_numbe
         return config.learning_rate
     done = (position - warmup) / max(1.0, total - warmup)
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+class JobSteps:
+    """What one job trains on, step by step; ``number`` counts from 0.
+
+    Args:
+        job: names the random stream and the round.
+        rows: training rows of its hospital.
+        config: batch, steps, rates.
+
+    Raises:
+        EmptyDataError: the hospital has no training rows.
+    """
+
+    def __init__(self, job: LocalJob, rows: Sequence[EncodedRow], config: TrainingSection) -> None:
+        self.job, self.rows, self._config = job, rows, config
+        self._steps = plan_steps(len(rows), config, seed=job.seed, hospital=job.hospital, round_number=job.round)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def batches(self, number: int) -> list[list[EncodedRow]]:
+        """The rows of each micro-batch."""
+        return [[self.rows[row] for row in batch] for batch in self._steps[number]]
+
+    def where(self, number: int) -> str:
+        """Names a step in an error; numbers of rows, never what they say."""
+        numbers = ", ".join(str(row) for batch in self._steps[number] for row in batch)
+        return f"{self.job.hospital}, round {self.job.round}, step {number + 1} (training rows {numbers})"
+
+    def rate(self, number: int) -> float:
+        """Learning rate."""
+        job = self.job
+        return learning_rate(
+            self._config, step=number, steps=len(self._steps), round_number=job.round, rounds=job.rounds
+        )
