@@ -9,9 +9,14 @@ Shapes: T = rows, k = width in, n = width out.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
+
+# oneDNN compiles a product for each shape and keeps 1,024 of them; every number of tokens is a shape of its own, so the
+# cache would grow with the number of hospitals that have trained. It reads this at its first product.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 
 _ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 

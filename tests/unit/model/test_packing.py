@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, BioGptConfig, GPT2Config
@@ -51,3 +55,13 @@ def test_a_model_that_does_not_pack_is_scored_and_trained_row_by_row(biogpt):
     model.eval()  # this family has dropout of its own
     result = stepper.step([ROWS[:2], ROWS[2:]], 0.0, "here")
     assert result.loss == pytest.approx(sum(expected) / sum(len(r.input_ids) - 3 for r in ROWS), rel=1e-5)
+
+
+def test_the_cache_of_compiled_products_is_small_unless_the_user_says_otherwise():
+    code = "import os, fedmed.model.frozen_linear; print(os.environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'])"
+    for given, expected in (({}, "32"), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "512"}, "512")):
+        clean = {name: value for name, value in os.environ.items() if name != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == expected
