@@ -16,7 +16,8 @@ FedMedError                     1
 │   └── NonFiniteLossError     41
 ├── FederationError            50
 │   ├── QuorumError            51   fewer usable replies than the round needs
-│   └── UpdateRejectedError    52   one hospital's update cannot be admitted
+│   ├── UpdateRejectedError    52   one hospital's update cannot be admitted
+│   └── WireError              53   a message cannot be read: damaged, oversized, or made for another adapter
 ├── RunError                   60
 │   ├── OutputNotWritableError 61
 │   ├── DiskFullError          62
@@ -122,6 +123,10 @@ class QuorumError(FederationError):
 
 class UpdateRejectedError(FederationError):
     exit_code = 52
+
+
+class WireError(FederationError):
+    exit_code = 53
 
 
 class RunError(FedMedError):
