@@ -18,6 +18,18 @@ AdapterState: TypeAlias = dict[str, NDArray[np.float32]]
 HospitalState: TypeAlias = dict[str, NDArray[Any]]
 """What an algorithm keeps at one hospital between rounds; empty for FedAvg."""
 
+ServerState: TypeAlias = dict[str, NDArray[Any]]
+"""What an algorithm keeps at the server between rounds, momentum for example; empty for FedAvg."""
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+"""Array name -> shape: what a payload must look like."""
+
+CORE = ".lora_core.weight"
+"""Ends the key of a square matrix ``[r, r]`` between B and A: the layer's change is then ``B @ core @ A``."""
+
+FOLDED = "folded."
+"""Begins the keys of a global state that hold what is folded into the frozen base: ``folded.<PEFT key>``."""
+
 
 @dataclass(frozen=True, slots=True)
 class QARecord:
@@ -42,6 +54,9 @@ class LocalPlan:
     rounds: int
     hospital: str
     seed: int
+    asked: int = field(default=1, kw_only=True)  # hospitals asked this round, this one among them
+    rank: int | None = field(default=None, kw_only=True)  # this hospital's LoRA rank; None: the shared adapter's
+    ranks: tuple[int, ...] = field(default=(), kw_only=True)  # of all that are asked; empty: the shared adapter's
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +69,19 @@ class RoundPlan:
     hospitals: tuple[str, ...]
     min_replies: int
     seed: int
+    ranks: Mapping[str, int] = field(default_factory=dict, kw_only=True)  # hospital -> rank; absent: the adapter's
 
     def for_hospital(self, name: str) -> LocalPlan:
-        return LocalPlan(self.run_id, self.round, self.rounds, name, self.seed)
+        return LocalPlan(
+            self.run_id,
+            self.round,
+            self.rounds,
+            name,
+            self.seed,
+            asked=len(self.hospitals),
+            rank=self.ranks.get(name),
+            ranks=tuple(self.ranks[hospital] for hospital in self.hospitals if hospital in self.ranks),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +95,8 @@ class LocalJob:
     start: AdapterState
     trainable: tuple[str, ...] | None = None  # keys that move; None: all of ``start``
     proximal_mu: float = 0.0  # FedProx: loss += mu/2 * ||w - start||^2
+    folded: AdapterState = field(default_factory=dict, kw_only=True)  # B A of these keys is part of the frozen base
+    total_rank: int = field(default=0, kw_only=True)  # the most that the mean product of all asked can have; 0: unused
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +130,7 @@ class Payload:
     arrays: AdapterState
     num_samples: int
     metrics: TrainMetrics | None = None  # None where the hospital does not share losses
+    message_bytes: int = field(default=0, kw_only=True)  # length of the message it came in; 0: it was never encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +145,10 @@ class RoundReport:
     bytes_down: int = 0
     num_samples: Mapping[str, int] = field(default_factory=dict)  # admitted hospital -> its weight
     metrics: Mapping[str, TrainMetrics] = field(default_factory=dict)  # admitted hospitals that share theirs
+    suspected: Mapping[str, str] = field(default_factory=dict)  # hospital -> why, whether it was left out or not
+    norms: Mapping[str, float] = field(default_factory=dict)  # admitted hospital -> L2 of what it sent
+    digests: Mapping[str, str] = field(default_factory=dict)  # admitted hospital -> digest of what it sent
+    lost_energy: float | None = None  # share of the mean's squared norm that the shared rank cannot hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,22 +158,38 @@ class Traits:
     kind: Literal["stream", "gather"]  # stream: a weighted sum, constant memory; gather: needs every payload
     exact: bool = False  # the global adapter's BA is the weighted mean of the hospitals' BA
     personal: bool = False  # some part of the adapter stays at the hospital
-    mixed_ranks: bool = False
+    mixed_ranks: bool = False  # hospitals may train with ranks of their own
+    linear: bool = False  # a payload is a change of the global arrays: encodings and robust rules apply to it
+    folds: bool = False  # what the shared rank cannot hold goes into the base; the exported adapter has a larger rank
 
 
 class Algorithm(Protocol):
     """Both halves of a federated method in one object; see ARCHITECTURE.md, 'One contract'."""
 
     name: str
-    traits: Traits
+
+    @property
+    def traits(self) -> Traits: ...
+    def start(self, adapter: AdapterState) -> tuple[AdapterState, ServerState]:
+        """The global and the server's state before the first round, from a standard adapter."""
+        ...
 
     def begin(self, global_state: AdapterState, hospital_state: HospitalState, plan: LocalPlan) -> LocalJob: ...
     def finish(
         self, job: LocalJob, result: LocalResult, hospital_state: HospitalState
     ) -> tuple[Payload, HospitalState]: ...
-    def init(self, global_state: AdapterState) -> Any: ...
+    def template(self, global_state: AdapterState, plan: LocalPlan) -> Shapes:
+        """What the payload of this plan's hospital must look like."""
+        ...
+
+    def init(self, global_state: AdapterState, plan: RoundPlan) -> Any: ...
     def add(self, acc: Any, payload: Payload, weight: int) -> Any: ...
-    def close(self, global_state: AdapterState, acc: Any) -> tuple[AdapterState, RoundReport]: ...
+    def close(
+        self, global_state: AdapterState, server_state: ServerState, acc: Any
+    ) -> tuple[AdapterState, ServerState, RoundReport]: ...
+    def export(self, global_state: AdapterState, hospital_state: HospitalState) -> AdapterState:
+        """A standard adapter that is complete by itself, perhaps of a larger rank; a hospital's own where personal."""
+        ...
 
 
 class LocalTrainer(Protocol):

@@ -108,6 +108,21 @@ class TrainingSection(Section):
     evaluation: EvaluationSection = EvaluationSection()  # how much is measured
 
 
+Algorithm = Literal[
+    "fedavg", "fedprox", "fedavgm", "fedadam", "ffa", "rolora", "fedsb", "fedsa", "flora", "fedex", "sketch"
+]
+Rule = Literal["median", "trimmed_mean", "krum", "geometric_median", "clipped_mean"]
+Encoding = Literal["fp32", "bf16", "int8", "int4", "topk"]
+
+
+class WireSection(Section):
+    """How arrays travel; below fp32, what an encoding lost is kept at the sender and sent later (error feedback)."""
+
+    up: Encoding = "fp32"  # hospitals' updates
+    down: Encoding = "fp32"  # changes of the global state
+    top_k_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05  # share of the numbers that topk sends
+
+
 class FederatedSection(Section):
     """Hospitals, rounds and the sum."""
 
@@ -115,8 +130,17 @@ class FederatedSection(Section):
     num_clients: Positive = 4  # hospitals the data is split among
     hospitals_per_round: Positive | None = None  # None: all of them
     min_replies: Positive | None = None  # None: all that were asked
-    algorithm: Literal["fedavg", "fedprox"] = "fedavg"  # how hospitals' updates become one
+    algorithm: Algorithm = "fedavg"  # how hospitals' updates become one
     fedprox_mu: Annotated[float, Field(ge=0.0)] = 0.01  # FedProx's pull towards the global adapter
+    server_learning_rate: Annotated[float, Field(gt=0.0)] | None = None  # None: 1 (fedavgm), 0.001 (fedadam)
+    server_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9  # of fedavgm and fedadam
+    residual: Literal["carry", "fold", "drop"] = "carry"  # sketch: what the shared rank cannot hold
+    fedsb_factors: Literal["public", "weights"] = "public"  # fedsb: from a gradient on public records, or from none
+    ranks: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None  # one a hospital; None: model.lora.r
+    robust: Rule | None = None  # a rule in place of the mean, against hostile hospitals; None: the mean
+    tolerate: Positive = 1  # hostile hospitals that the rule must bear
+    max_reply_norm: Annotated[float, Field(gt=0.0)] | None = None  # longer updates are refused; None: no limit
+    wire: WireSection = WireSection()  # how arrays travel
     split: Literal["iid", "dirichlet", "by_specialty", "by_source"] = "iid"  # how records are shared out
     dirichlet_alpha: Annotated[float, Field(gt=0.0)] = 0.5  # smaller: hospitals more unlike each other
     keep_rounds: Positive = 3  # newest round checkpoints kept on disk

@@ -83,6 +83,17 @@ def held_out_loss(
     )
 
 
+def joined(parts: Sequence[HeldOut]) -> HeldOut:
+    """Several measurements of different hospitals as one; the overall loss is over all answer tokens."""
+    tokens = sum(part.answer_tokens for part in parts)
+    return HeldOut(
+        overall=sum(part.overall * part.answer_tokens for part in parts) / tokens,
+        per_hospital={name: loss for part in parts for name, loss in part.per_hospital.items()},
+        answer_tokens=tokens,
+        rows={name: rows for part in parts for name, rows in part.rows.items()},
+    )
+
+
 def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> float:
     """Mean ROUGE-L F1 (stemmed) of written answers against the true ones, in [0, 1].
 

@@ -1,44 +1,97 @@
 """Decide whether one reply may enter the sum, before it touches it. transport -> HERE -> algorithm.add.
 
-Not covered: a hospital that sends plausible but harmful values, or overstates its number of records. ``clip_update``
-bounds the first at an honest hospital's own side; neither is detected here.
+Works in the clear only, but for the envelope and the shapes: a masked payload shows no values.
+Not covered: a hospital that sends plausible but harmful values (``robust`` looks at a whole round), or overstates its
+number of records.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmed.errors import UpdateRejectedError
 from fedmed.federated.fixed_point import LARGEST_TOTAL_WEIGHT, LARGEST_VALUE, within_bound
-from fedmed.types import AdapterState, Payload, RoundPlan, TrainMetrics
+from fedmed.types import Payload, RoundPlan, RoundReport, Shapes, TrainMetrics
+
+ABSURD = 100.0
+"""A reply this many times longer than the longest that was ever admitted is refused. Honest ones differ by far less."""
 
 
-def admit(
-    payload: Payload, *, plan: RoundPlan, algorithm: str, template: AdapterState, admitted: Collection[str]
-) -> None:
-    """Return quietly if the payload may be summed.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What admission found out about a payload on the way."""
+
+    norm: float  # L2 over all arrays
+    digest: str  # of the arrays; "" where all are zero, as that tells nothing
+
+
+class Admission:
+    """The checks of one round.
 
     Args:
-        payload: one hospital's reply; nothing in it is trusted.
         plan: the round that was asked for.
         algorithm: the method that was asked for.
-        template: gives the keys and shapes that the payload must have.
-        admitted: hospitals already in this round's sum.
-
-    Raises:
-        UpdateRejectedError: names the hospital and the first thing wrong.
+        history: reports of earlier rounds of this run: a reply that was admitted then is a replay now.
+        max_norm: an L2 norm beyond which a reply is refused; None: no limit but ``ABSURD``.
     """
-    reason = (
-        _wrong_envelope(payload, plan, algorithm, admitted)
-        or _wrong_arrays(payload.arrays, template)
-        or (_wrong_metrics(payload.metrics) if payload.metrics is not None else None)
-    )
-    if reason is not None:
-        raise UpdateRejectedError(f"the update of '{payload.hospital}' is refused: {reason}")
+
+    def __init__(
+        self, plan: RoundPlan, algorithm: str, history: Sequence[RoundReport] = (), max_norm: float | None = None
+    ) -> None:
+        self._plan = plan
+        self._algorithm = algorithm
+        self._max_norm = max_norm
+        self._seen = {digest: report.round for report in history for digest in report.digests.values() if digest}
+        self._longest = max((norm for report in history for norm in report.norms.values()), default=0.0)
+
+    def admit(self, payload: Payload, shapes: Shapes, admitted: Collection[str]) -> Measured:
+        """Return quietly if the payload may be summed.
+
+        Args:
+            payload: one hospital's reply; nothing in it is trusted.
+            shapes: the keys and shapes that the payload must have.
+            admitted: hospitals already in this round's sum.
+
+        Raises:
+            UpdateRejectedError: names the hospital and the first thing wrong.
+        """
+        reason = (
+            _wrong_envelope(payload, self._plan, self._algorithm, admitted)
+            or _wrong_arrays(payload.arrays, shapes)
+            or (_wrong_metrics(payload.metrics) if payload.metrics is not None else None)
+        )
+        if reason is None:
+            measured = _measure(payload)
+            reason = self._wrong_size(measured.norm) or self._replayed(measured.digest)
+        if reason is not None:
+            raise UpdateRejectedError(f"the update of '{payload.hospital}' is refused: {reason}")
+        return measured
+
+    def _wrong_size(self, norm: float) -> str | None:
+        if self._max_norm is not None and norm > self._max_norm:
+            return f"its norm {norm:.3g} is above federated.max_reply_norm {self._max_norm:g}"
+        if self._longest and norm > ABSURD * self._longest:
+            return f"its norm {norm:.3g} is more than {ABSURD:g} times the longest so far"
+        return None
+
+    def _replayed(self, digest: str) -> str | None:
+        return f"it is a copy of a reply of round {self._seen[digest]}" if digest in self._seen else None
+
+
+def _measure(payload: Payload) -> Measured:
+    digest = hashlib.blake2b(digest_size=16)
+    squares = 0.0
+    for name in sorted(payload.arrays):
+        array = payload.arrays[name]
+        squares += float(np.sum(np.square(array, dtype=np.float64)))
+        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return Measured(math.sqrt(squares), digest.hexdigest() if squares else "")
 
 
 def _wrong_envelope(payload: Payload, plan: RoundPlan, algorithm: str, admitted: Collection[str]) -> str | None:
@@ -55,19 +108,19 @@ def _wrong_envelope(payload: Payload, plan: RoundPlan, algorithm: str, admitted:
     return None
 
 
-def _wrong_arrays(arrays: Mapping[str, NDArray[np.float32]], template: AdapterState) -> str | None:
-    missing = sorted(template.keys() - arrays.keys())
+def _wrong_arrays(arrays: Mapping[str, NDArray[np.float32]], shapes: Shapes) -> str | None:
+    missing = sorted(shapes.keys() - arrays.keys())
     if missing:
         return f"array '{missing[0]}' is missing ({len(missing)} in all)"
-    extra = len(arrays.keys() - template.keys())
+    extra = len(arrays.keys() - shapes.keys())
     if extra:  # their names are the sender's own text, so they are counted and not repeated
-        return f"it holds {extra} arrays that the global adapter does not have"
-    for name, expected in template.items():
+        return f"it holds {extra} arrays that nobody asked for"
+    for name, expected in shapes.items():
         array = arrays[name]
         if not isinstance(array, np.ndarray) or array.dtype != np.float32:
             return f"array '{name}' is not float32"
-        if array.shape != expected.shape:
-            return f"array '{name}' has shape {array.shape}, not {expected.shape}"
+        if array.shape != expected:
+            return f"array '{name}' has shape {array.shape}, not {expected}"
         if not np.all(np.isfinite(array)):
             return f"array '{name}' has values that are not finite"
         if not within_bound(array):

@@ -1,6 +1,8 @@
 """Whole rounds on disk: a checkpoint is there completely or not at all. runner.on_round -> HERE -> load_latest.
 
-    rounds/0007/adapter.safetensors        the global adapter after round 7
+    rounds/0007/adapter.safetensors        the global state after round 7
+    rounds/0007/server.safetensors         only where the algorithm keeps something at the server
+    rounds/0007/held.safetensors           only where hospitals hold another global state than the server, see links.py
     rounds/0007/hospitals/<name>.safetensors   only for hospitals that keep something between rounds
     rounds/0007/state.json                 history of all rounds, digest of every file above and of itself
 
@@ -32,7 +34,7 @@ from fedmed.utils.files import clear_write_errors, folder_atomic, sha256_file
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 _ROUND_FOLDER = re.compile(r"\d{4,}")
 
 
@@ -59,6 +61,10 @@ def save_round(run_folder: Path, state: FederationState, *, config_digest: str, 
     folder = rounds / f"{state.round:04d}"
     with folder_atomic(folder) as temporary, clear_write_errors(folder):
         arrays: dict[str, Mapping[str, NDArray[Any]]] = {"adapter.safetensors": state.global_state}
+        if state.server_state:
+            arrays["server.safetensors"] = state.server_state
+        if state.held is not None:
+            arrays["held.safetensors"] = state.held
         hospitals = {}
         for name, kept in sorted(state.hospital_states.items()):
             if kept:
@@ -147,6 +153,8 @@ def _load(folder: Path) -> tuple[FederationState, str]:
             global_state=load_file(folder / "adapter.safetensors"),
             hospital_states={name: load_file(folder / file) for name, file in body["hospitals"].items()},
             history=tuple(_report(item) for item in body["history"]),
+            server_state=load_file(folder / "server.safetensors") if "server.safetensors" in body["sha256"] else {},
+            held=load_file(folder / "held.safetensors") if "held.safetensors" in body["sha256"] else None,
         )
         return state, body["config_digest"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

@@ -77,11 +77,14 @@ class FederatedClient:
         """
         federated = self._config.federated
         number = self._round + 1
-        plan = LocalPlan("", number, max(federated.rounds, number), self.name, federated.seed)
+        plan = LocalPlan(
+            "", number, max(federated.rounds, number), self.name, federated.seed, asked=federated.num_clients
+        )
         job = self._algorithm.begin(global_state, self._kept, plan)
         (result,) = self._local_trainer().run([job])
+        _, self._kept = self._algorithm.finish(job, result, self._kept)
         self._round = number
-        return self._bounded(result, global_state)
+        return self._bounded(result, job.start)
 
     def _bounded(self, result: LocalResult, start: AdapterState) -> LocalResult:
         """What this hospital's privacy settings let out."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmed.errors import FederationError, UpdateRejectedError
-from fedmed.types import AdapterState
+from fedmed.types import Shapes
 
 SCALE = 2**32  # one unit of the integers is 2^-32
 LARGEST_VALUE = 64.0
@@ -52,11 +52,11 @@ class FixedPointSum:
     """A running weighted sum; its size is that of one update, whatever the number of hospitals.
 
     Args:
-        like: gives the keys and shapes that every update must have.
+        shapes: the keys and shapes that every update must have.
     """
 
-    def __init__(self, like: AdapterState) -> None:
-        self._sums = {name: np.zeros(array.shape, dtype=np.int64) for name, array in like.items()}
+    def __init__(self, shapes: Shapes) -> None:
+        self._sums = {name: np.zeros(shape, dtype=np.int64) for name, shape in shapes.items()}
         self._weight = 0
 
     @property
@@ -67,7 +67,7 @@ class FixedPointSum:
         """Add ``weight`` times the arrays; on an error the sum stays as it was.
 
         Args:
-            arrays: same keys and shapes as ``like``.
+            arrays: keys and shapes as in ``shapes``.
             weight: whole number >= 0.
 
         Raises:

@@ -7,12 +7,13 @@ The server's step is pure (``apply_round``); who takes part is a ``RoundPolicy``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from fedmed.errors import FederationError
+from fedmed.federated.links import Downlink
 from fedmed.federated.server import apply_round
-from fedmed.types import AdapterState, Algorithm, HospitalState, Payload, RoundPlan, RoundReport
+from fedmed.types import AdapterState, Algorithm, HospitalState, Payload, RoundPlan, RoundReport, ServerState
 from fedmed.utils.random_streams import stream
 
 
@@ -24,6 +25,8 @@ class FederationState:
     global_state: AdapterState
     hospital_states: Mapping[str, HospitalState] = field(default_factory=dict)  # only those that are not empty
     history: tuple[RoundReport, ...] = ()  # one a round, oldest first
+    server_state: ServerState = field(default_factory=dict)  # what the algorithm keeps at the server
+    held: AdapterState | None = None  # the global state as hospitals have it; None: as it is
 
 
 class Transport(Protocol):
@@ -58,7 +61,9 @@ class AllOrSampled:
     seed: int
     run_id: str = ""
     hospitals_per_round: int | None = None  # None: all
-    min_replies: int | None = None  # None: all that were asked
+    min_replies: int | None = None  # None: all that were asked, less those that a robust rule may leave out
+    ranks: Mapping[str, int] = field(default_factory=dict)  # hospital -> LoRA rank; absent: the adapter's
+    tolerate: int = 0  # hostile hospitals that a robust rule bears
 
     def plan(self, round: int, history: Sequence[RoundReport]) -> RoundPlan | None:
         """Never stops early; the sample keeps the order of ``hospitals``."""
@@ -66,8 +71,8 @@ class AllOrSampled:
         if self.hospitals_per_round is not None and self.hospitals_per_round < len(asked):
             drawn = stream(self.seed, "hospitals", round).choice(len(asked), self.hospitals_per_round, replace=False)
             asked = tuple(asked[index] for index in sorted(drawn))
-        min_replies = len(asked) if self.min_replies is None else self.min_replies
-        return RoundPlan(self.run_id, round, self.rounds, asked, min_replies, self.seed)
+        min_replies = max(1, len(asked) - self.tolerate) if self.min_replies is None else self.min_replies
+        return RoundPlan(self.run_id, round, self.rounds, asked, min_replies, self.seed, ranks=self.ranks)
 
 
 def run_rounds(
@@ -78,6 +83,8 @@ def run_rounds(
     policy: RoundPolicy,
     rounds: int,
     on_round: Callable[[FederationState, RoundReport], None],
+    downlink: Downlink | None = None,
+    max_norm: float | None = None,
 ) -> FederationState:
     """Run the rounds after ``start.round`` up to ``rounds``, or until the policy stops.
 
@@ -87,6 +94,8 @@ def run_rounds(
         transport: reaches the hospitals.
         policy: plans each round from the history so far.
         rounds: number of the last round.
+        downlink: how the global state travels; None: whole, in float32.
+        max_norm: replies with a larger L2 norm are refused; None: no limit.
         on_round: called after each applied round, for example to write a checkpoint; what it raises ends the run.
 
     Returns:
@@ -96,6 +105,7 @@ def run_rounds(
         QuorumError: a round had too few usable replies; the last state given to ``on_round`` still holds.
         FederationError: the policy planned another round than it was asked for, or one without hospitals.
     """
+    downlink = downlink or Downlink()
     state = start
     for number in range(start.round + 1, rounds + 1):
         plan = policy.plan(number, state.history)
@@ -105,9 +115,14 @@ def run_rounds(
             raise FederationError(
                 f"the plan for round {number} is for round {plan.round} with {plan.hospitals or 'nobody'}"
             )
-        payloads = transport.exchange(plan, state.global_state, algorithm)
-        global_state, report = apply_round(state.global_state, algorithm, plan, payloads)
+        held, bytes_down = downlink.send(state.global_state, state.held, state.history, plan, algorithm.name)
+        payloads = transport.exchange(plan, held, algorithm)
+        global_state, server_state, report = apply_round(
+            state.global_state, state.server_state, algorithm, plan, payloads, history=state.history, max_norm=max_norm
+        )
+        report = replace(report, bytes_down=bytes_down)
         hospital_states = transport.commit(report)
-        state = FederationState(number, global_state, hospital_states, (*state.history, report))
+        history = (*state.history, report)
+        state = FederationState(number, global_state, hospital_states, history, server_state, held)
         on_round(state, report)
     return state

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,16 +14,18 @@ import numpy as np
 
 from fedmed.config.schema import FedMedConfig
 from fedmed.errors import AdapterMismatchError, FederationError, QuorumError, UpdateRejectedError
-from fedmed.federated.admission import admit
-from fedmed.federated.algorithms import get_algorithm
+from fedmed.federated.admission import Admission, Measured
+from fedmed.federated.algorithms import check_combination, get_algorithm
+from fedmed.federated.lora_products import split_folded
 from fedmed.types import (
     AdapterState,
     Algorithm,
-    LocalJob,
+    LocalPlan,
     LocalResult,
     Payload,
     RoundPlan,
     RoundReport,
+    ServerState,
     TrainMetrics,
 )
 
@@ -34,61 +36,86 @@ NO_METRICS = TrainMetrics(loss=float("nan"), step_losses=(), tokens=0, answer_to
 
 
 def apply_round(
-    global_state: AdapterState, algorithm: Algorithm, plan: RoundPlan, payloads: Iterable[Payload]
-) -> tuple[AdapterState, RoundReport]:
+    global_state: AdapterState,
+    server_state: ServerState,
+    algorithm: Algorithm,
+    plan: RoundPlan,
+    payloads: Iterable[Payload],
+    *,
+    history: Sequence[RoundReport] = (),
+    max_norm: float | None = None,
+) -> tuple[AdapterState, ServerState, RoundReport]:
     """Aggregate one round. Changes nothing that it is given; a refused payload leaves no trace in the sum.
 
     Payloads are read one by one and let go: with a stream algorithm, memory does not grow with their number.
 
     Args:
-        global_state: the adapter at the start of the round.
+        global_state: what the hospitals were given at the start of the round.
+        server_state: what the algorithm kept at the server.
         algorithm: the federated method; its server half is used.
         plan: who was asked, and how many usable replies are needed.
         payloads: replies in any order; each weighs as many as its records.
+        history: earlier rounds of this run, oldest first; replays are found by them.
+        max_norm: longer replies are refused.
 
     Returns:
-        The new global adapter, and a report. ``refused`` also names hospitals that did not reply; bytes are those
-        of the arrays, without headers.
+        The new global and server state, and a report. ``refused`` also names hospitals that did not reply or were left
+        out by a robust rule; bytes up are those of the messages, or of the arrays where there was none.
 
     Raises:
         QuorumError: fewer usable replies than ``plan.min_replies``; names what was wrong with the others.
     """
-    acc = algorithm.init(global_state)
-    num_samples: dict[str, int] = {}
-    metrics: dict[str, TrainMetrics] = {}
+    admission = Admission(plan, algorithm.name, history, max_norm)
+    acc = algorithm.init(global_state, plan)
+    taken: dict[str, tuple[Payload, Measured]] = {}  # without the arrays
     refused: dict[str, str] = {}
     bytes_up = 0
     for payload in payloads:
-        bytes_up += sum(array.nbytes for array in payload.arrays.values() if isinstance(array, np.ndarray))
+        arrays = [array for array in payload.arrays.values() if isinstance(array, np.ndarray)]
+        bytes_up += payload.message_bytes or sum(array.nbytes for array in arrays)
         try:
-            admit(payload, plan=plan, algorithm=algorithm.name, template=global_state, admitted=num_samples)
+            shapes = algorithm.template(global_state, plan.for_hospital(payload.hospital))
+            measured = admission.admit(payload, shapes, taken)
             acc = algorithm.add(acc, payload, payload.num_samples)
         except UpdateRejectedError as error:
             refused[payload.hospital] = error.what
             logger.warning("round %d: %s", plan.round, error.what)
             continue
-        num_samples[payload.hospital] = payload.num_samples
-        if payload.metrics is not None:
-            metrics[payload.hospital] = payload.metrics
+        taken[payload.hospital] = (replace(payload, arrays={}), measured)
+    _check_quorum(plan, taken, refused)
+    new_state, new_server_state, report = algorithm.close(global_state, server_state, acc)
+    for hospital, why in report.suspected.items():
+        logger.warning("round %d: %s", plan.round, why)
+        if hospital not in report.admitted:
+            refused[hospital] = why
+    _check_quorum(plan, report.admitted, refused)
+    used = {hospital: taken[hospital] for hospital in report.admitted}
+    return (
+        new_state,
+        new_server_state,
+        replace(
+            report,
+            refused={name: refused[name] for name in sorted(refused)},
+            bytes_up=bytes_up,
+            num_samples={name: payload.num_samples for name, (payload, _) in used.items()},
+            metrics={name: payload.metrics for name, (payload, _) in used.items() if payload.metrics is not None},
+            norms={name: measured.norm for name, (_, measured) in used.items()},
+            digests={name: measured.digest for name, (_, measured) in used.items()},
+        ),
+    )
+
+
+def _check_quorum(plan: RoundPlan, usable: Collection[str], refused: dict[str, str]) -> None:
+    """Name the hospitals that did not reply, and raise QuorumError where too few replies are left."""
     for hospital in plan.hospitals:
-        if hospital not in num_samples and hospital not in refused:
+        if hospital not in usable and hospital not in refused:
             refused[hospital] = f"'{hospital}' did not reply"
-    if len(num_samples) < max(plan.min_replies, 1):
+    if len(usable) < max(plan.min_replies, 1):
         raise QuorumError(
-            f"round {plan.round} has {len(num_samples)} usable replies and needs {max(plan.min_replies, 1)}"
+            f"round {plan.round} has {len(usable)} usable replies and needs {max(plan.min_replies, 1)}"
             f" ({'; '.join(refused[name] for name in sorted(refused))})",
             "the global adapter stays as it was; see to these hospitals, then resume",
         )
-    new_state, report = algorithm.close(global_state, acc)
-    return new_state, replace(
-        report,
-        round=plan.round,
-        refused={name: refused[name] for name in sorted(refused)},
-        bytes_up=bytes_up,
-        bytes_down=len(plan.hospitals) * sum(array.nbytes for array in global_state.values()),
-        num_samples={name: num_samples[name] for name in sorted(num_samples)},
-        metrics={name: metrics[name] for name in sorted(metrics)},
-    )
 
 
 class FederatedServer:
@@ -105,8 +132,10 @@ class FederatedServer:
 
             config = default_config()
         self._config = config
+        check_combination(config)
         self._algorithm = get_algorithm(config.federated)
-        self._state = _adapter_state_of(initial_model)
+        self._state, self._server_state = self._algorithm.start(_adapter_state_of(initial_model))
+        self._pending: tuple[AdapterState, ServerState] | None = None  # becomes the state when it is handed back
         self._model = None if isinstance(initial_model, Mapping) else initial_model
         self._round = 0
 
@@ -116,7 +145,7 @@ class FederatedServer:
         return self._round
 
     def get_global_model_state(self) -> AdapterState:
-        """A copy of the global adapter."""
+        """A copy of the global state: the adapter, and what the algorithm lets every hospital have beside it."""
         return {name: array.copy() for name, array in self._state.items()}
 
     def aggregate_updates(self, updates: Sequence[LocalResult | AdapterState], weights: Sequence[int]) -> AdapterState:
@@ -136,7 +165,7 @@ class FederatedServer:
         """
         whole = _whole_weights(updates, weights)
         kept = [(i, update, weight) for i, (update, weight) in enumerate(zip(updates, whole, strict=True)) if weight]
-        payloads = [self._payload(update, weight, f"update_{index}") for index, update, weight in kept]
+        payloads = [self._payload(update, weight, f"update_{index}", len(kept)) for index, update, weight in kept]
         plan = RoundPlan(
             run_id="",
             round=self._round + 1,
@@ -145,7 +174,8 @@ class FederatedServer:
             min_replies=len(payloads),
             seed=self._config.federated.seed,
         )
-        new_state, _ = apply_round(self._state, self._algorithm, plan, payloads)
+        new_state, server_state, _ = apply_round(self._state, self._server_state, self._algorithm, plan, payloads)
+        self._pending = (new_state, server_state)
         return new_state
 
     def update_global_model(self, aggregated: AdapterState) -> None:
@@ -155,25 +185,29 @@ class FederatedServer:
             AdapterMismatchError: it has other arrays than the present one; the present one stays.
         """
         new_state = _adapter_state_of(aggregated)
-        if _shapes(new_state) != _shapes(self._state):
+        if _shapes(split_folded(new_state)[0]) != _shapes(split_folded(self._state)[0]):
             raise AdapterMismatchError(
                 "the aggregated adapter has other arrays than the global one", "pass what aggregate_updates returned"
             )
+        if self._pending is not None and aggregated is self._pending[0]:
+            self._server_state = self._pending[1]
+        self._pending = None
         self._state = new_state
         self._round += 1
         if self._model is not None:
             from fedmed.model.adapter import set_adapter_state
 
-            set_adapter_state(self._model, new_state)
+            set_adapter_state(self._model, self._algorithm.export(new_state, {}))
 
-    def _payload(self, update: LocalResult | AdapterState, weight: int, name: str) -> Payload:
+    def _payload(self, update: LocalResult | AdapterState, weight: int, name: str, asked: int) -> Payload:
         """What the update's hospital would have sent: the algorithm's own hospital half, run here."""
         if isinstance(update, LocalResult):
             result = replace(update, round=self._round + 1, num_samples=weight)
         else:
             result = LocalResult(name, self._round + 1, update, weight, NO_METRICS)
         config = self._config.federated
-        job = LocalJob(result.hospital, result.round, config.rounds, config.seed, start=self._state)
+        local = LocalPlan("", result.round, max(config.rounds, result.round), result.hospital, config.seed, asked=asked)
+        job = self._algorithm.begin(self._state, {}, local)
         payload, _ = self._algorithm.finish(job, result, {})
         return replace(payload, metrics=None)
 

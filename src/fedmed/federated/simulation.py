@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from fedmed.config.schema import PrivacySection
+from fedmed.config.schema import PrivacySection, WireSection
 from fedmed.errors import FederationError
-from fedmed.privacy.update_norm import process_payload
+from fedmed.federated.links import Uplink, apart
 from fedmed.types import AdapterState, Algorithm, HospitalState, LocalTrainer, Payload, RoundPlan, RoundReport
 
 
@@ -20,13 +20,18 @@ class SimulationTransport:
         trainer: turns jobs into results, one at a time or packed.
         hospital_states: what each hospital kept from earlier rounds, as in ``FederationState``; may be empty.
         privacy: applied to every payload before it is handed over.
+        wire: how payloads travel; None: in float32. They become messages here too, so bytes are counted on those.
     """
 
     def __init__(
-        self, trainer: LocalTrainer, hospital_states: Mapping[str, HospitalState], privacy: PrivacySection
+        self,
+        trainer: LocalTrainer,
+        hospital_states: Mapping[str, HospitalState],
+        privacy: PrivacySection,
+        wire: WireSection | None = None,
     ) -> None:
         self._trainer = trainer
-        self._privacy = privacy
+        self._link = Uplink(privacy, wire)
         self._states = dict(hospital_states)
         self._pending: dict[str, HospitalState] = {}  # becomes _states when the round is applied
 
@@ -37,8 +42,9 @@ class SimulationTransport:
             FederationError: the trainer returned a result nobody asked for, or two for one hospital.
         """
         self._pending = {}
+        kept = {hospital: apart(self._states.get(hospital, {})) for hospital in plan.hospitals}
         jobs = {
-            hospital: algorithm.begin(global_state, self._states.get(hospital, {}), plan.for_hospital(hospital))
+            hospital: algorithm.begin(global_state, kept[hospital][0], plan.for_hospital(hospital))
             for hospital in plan.hospitals
         }
         for result in self._trainer.run(tuple(jobs.values())):
@@ -48,9 +54,11 @@ class SimulationTransport:
                     f"the trainer returned a result of '{result.hospital}' for round {result.round},"
                     f" which round {plan.round} does not wait for"
                 )
-            payload, kept = algorithm.finish(job, result, self._states.get(job.hospital, {}))
-            self._pending[job.hospital] = kept
-            yield process_payload(payload, self._privacy)
+            own, link = kept[job.hospital]
+            payload, own = algorithm.finish(job, result, own)
+            sent, link = self._link.send(payload, link)
+            self._pending[job.hospital] = own | link
+            yield sent
 
     def commit(self, report: RoundReport) -> Mapping[str, HospitalState]:
         """Keep the new state of every hospital whose payload was admitted; a refused one stays as it was.

@@ -47,6 +47,16 @@ def adapter_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
     return dict(sorted(found.items()))
 
 
+def adapted_layers(model: Any) -> dict[str, Any]:
+    """PEFT's adapted layers by the name that begins their keys."""
+    return {name: module for name, module in model.named_modules() if _NAME in getattr(module, "lora_A", {})}
+
+
+def scale_of(layer: Any) -> float:
+    """What an adapted layer multiplies B A by."""
+    return float(layer.scaling[_NAME])
+
+
 def get_adapter_state(model: Any) -> AdapterState:
     """A float32 copy of the adapter, keys sorted."""
     return {
@@ -55,24 +65,74 @@ def get_adapter_state(model: Any) -> AdapterState:
     }
 
 
-def set_adapter_state(model: Any, state: Mapping[str, Any]) -> None:
+def set_adapter_state(model: Any, state: Mapping[str, Any], *, any_rank: bool = False) -> None:
     """Overwrite the model's adapter by ``state``.
+
+    Args:
+        model: a PEFT model.
+        state: PEFT key -> array.
+        any_rank: let the adapter take the rank of ``state``; its scale stays, so ``lora_alpha`` changes with the rank.
 
     Raises:
         AdapterMismatchError: keys or shapes differ; names the first few. The model stays as it was.
     """
-    parameters = adapter_parameters(model)
-    _check_same_shapes(state, {key: tuple(parameter.shape) for key, parameter in parameters.items()})
+    shapes = {key: tuple(parameter.shape) for key, parameter in adapter_parameters(model).items()}
+    rank = _common_rank(state) if any_rank else None
+    if rank is not None:
+        shapes = _at_rank(shapes, rank)
+    _check_same_shapes(state, shapes)
+    if rank is not None and rank != model.peft_config[_NAME].r:
+        _take_rank(model, rank)
     with torch.no_grad():
-        for key, parameter in parameters.items():
+        for key, parameter in adapter_parameters(model).items():
             parameter.copy_(torch.from_numpy(np.array(state[key], dtype=np.float32, copy=True)))
+
+
+def _common_rank(state: Mapping[str, Any]) -> int | None:
+    """The rank of all A of a state, if they have one."""
+    ranks = {
+        np.shape(array)[0] for key, array in state.items() if key.endswith("lora_A.weight") and np.ndim(array) == 2
+    }
+    return ranks.pop() if len(ranks) == 1 else None
+
+
+def _at_rank(shapes: Mapping[str, tuple[int, ...]], rank: int) -> dict[str, tuple[int, ...]]:
+    changed = dict(shapes)
+    for key, shape in shapes.items():
+        if key.endswith("lora_A.weight"):
+            changed[key] = (rank, shape[1])
+        elif key.endswith("lora_B.weight"):
+            changed[key] = (shape[0], rank)
+    return changed
+
+
+def _take_rank(model: Any, rank: int) -> None:
+    """Give every adapted layer A and B of another rank, zeros for now, with the scale it has."""
+    for layer in adapted_layers(model).values():
+        for part, side, shape in (
+            (layer.lora_A[_NAME], "out_features", (rank, layer.lora_A[_NAME].in_features)),
+            (layer.lora_B[_NAME], "in_features", (layer.lora_B[_NAME].out_features, rank)),
+        ):
+            old = part.weight
+            part.weight = torch.nn.Parameter(old.new_zeros(shape), requires_grad=old.requires_grad)
+            setattr(part, side, rank)
+        layer.r[_NAME] = rank
+    config = model.peft_config[_NAME]
+    config.lora_alpha = _alpha_at(config.r, config.lora_alpha, rank, rslora=config.use_rslora)
+    config.r = rank
+
+
+def _alpha_at(rank: int, alpha: float, new_rank: int, *, rslora: bool) -> float:
+    """The alpha with which another rank has the same scale: alpha / r, or alpha / sqrt(r) with rsLoRA."""
+    ratio = new_rank / rank
+    return float(alpha * (ratio**0.5 if rslora else ratio))
 
 
 def save_adapter(state: AdapterState, folder: Path, model: Any) -> None:
     """Write ``state`` in PEFT's format, each file whole or not at all.
 
     Args:
-        state: the adapter.
+        state: the adapter; of any rank, with the model's scale.
         folder: made if missing; other files in it stay.
         model: a PEFT model with the same adapter layout, for the configuration and the base model's name.
 
@@ -82,8 +142,13 @@ def save_adapter(state: AdapterState, folder: Path, model: Any) -> None:
     """
     from safetensors.numpy import save
 
-    _check_same_shapes(state, {key: tuple(parameter.shape) for key, parameter in adapter_parameters(model).items()})
+    shapes = {key: tuple(parameter.shape) for key, parameter in adapter_parameters(model).items()}
+    rank = _common_rank(state)
+    _check_same_shapes(state, shapes if rank is None else _at_rank(shapes, rank))
     config = model.peft_config[_NAME].to_dict()
+    if rank is not None and rank != config["r"]:
+        config["lora_alpha"] = _alpha_at(config["r"], config["lora_alpha"], rank, rslora=config["use_rslora"])
+        config["r"] = rank
     config["base_model_name_or_path"] = _base_name(model)
     config["inference_mode"] = True
     config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}

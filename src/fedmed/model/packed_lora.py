@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedmed.model.adapter import adapter_parameters
+from fedmed.model.adapter import adapted_layers, adapter_parameters, scale_of
 from fedmed.model.frozen_linear import frozen_linear
-from fedmed.types import AdapterState
+from fedmed.types import CORE, AdapterState
 
 _ADAPTER = "default"
 
@@ -28,8 +28,11 @@ _ADAPTER = "default"
 class HospitalAdapter:
     """One hospital's A and B during a local training: what trains lies in one flat float32 parameter.
 
+    Where ``start`` has a core [r, r] for a layer, the layer's B is ``B core``, made anew before each step, and the
+    core's gradient is ``B^T`` times that B's: A and B themselves stay as they are.
+
     Args:
-        start: PEFT key -> array; copied.
+        start: PEFT key -> array, and cores under ``types.CORE``; copied.
         trainable: keys that move; None: all.
         device: where the adapter lives.
     """
@@ -41,18 +44,35 @@ class HospitalAdapter:
         self.flat = torch.nn.Parameter(flat.to(device))
         self.flat.grad = torch.zeros_like(self.flat)
         ends = np.cumsum(sizes)
-        self.values: dict[str, torch.Tensor] = {}
+        self._arrays: dict[str, torch.Tensor] = {}  # what was given, as it is now
         self.gradients: dict[str, torch.Tensor] = {}
         for key, size, end in zip(moving, sizes, ends, strict=True):
             place = slice(int(end) - size, int(end))
-            self.values[key] = self.flat.detach()[place].view(start[key].shape)
+            self._arrays[key] = self.flat.detach()[place].view(start[key].shape)
             self.gradients[key] = self.flat.grad[place].view(start[key].shape)
-        for key in start.keys() - self.values.keys():
-            self.values[key] = torch.from_numpy(np.array(start[key], dtype=np.float32)).to(device)
+        for key in start.keys() - self._arrays.keys():
+            self._arrays[key] = torch.from_numpy(np.array(start[key], dtype=np.float32)).to(device)
+        self.values = dict(self._arrays)  # A and B as the layers use them
+        self._cores = {key: key.removesuffix(CORE) + ".lora_B.weight" for key in start if key.endswith(CORE)}
+        for key_b in self._cores.values():
+            self.gradients[key_b] = torch.zeros_like(self._arrays[key_b])
+
+    def begin_step(self) -> None:
+        """No gradient yet, and B as the cores make it."""
+        assert self.flat.grad is not None
+        self.flat.grad.zero_()
+        for core, key_b in self._cores.items():
+            self.gradients[key_b].zero_()
+            self.values[key_b] = self._arrays[key_b] @ self._arrays[core]
+
+    def end_step(self) -> None:
+        """Carry the gradient of each B on to its core."""
+        for core, key_b in self._cores.items():
+            torch.matmul(self._arrays[key_b].t(), self.gradients[key_b], out=self.gradients[core])
 
     def state(self) -> AdapterState:
-        """A float32 copy, keys sorted."""
-        return {key: np.array(self.values[key].cpu().numpy(), copy=True) for key in sorted(self.values)}
+        """A float32 copy of what was given, keys sorted."""
+        return {key: np.array(self._arrays[key].cpu().numpy(), copy=True) for key in sorted(self._arrays)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +104,7 @@ def why_not(model: Any) -> str | None:
     config = model.peft_config[_ADAPTER]
     if reason := setting_against(config.lora_dropout, config.use_dora):
         return reason
-    layers = _adapted(model)
+    layers = adapted_layers(model)
     keys = {f"{name}.lora_{side}.weight" for name in layers for side in "AB"}
     if set(adapter_parameters(model)) != keys or not all(_is_plain(layer) for layer in layers.values()):
         return "the adapter has parts that are not A and B of linear layers"
@@ -95,7 +115,7 @@ def why_not(model: Any) -> str | None:
 def installed(model: Any, current: Pass) -> Iterator[None]:
     """Patch ``model`` for the block; ``current`` may be given other segments between two passes."""
     changed: list[Any] = []
-    adapted = _adapted(model)
+    adapted = adapted_layers(model)
     inside = {id(module) for layer in adapted.values() for module in layer.modules()}
     try:
         for name, layer in adapted.items():
@@ -114,10 +134,6 @@ def _patch(module: Any, forward: Callable[..., torch.Tensor]) -> Any:
     return module
 
 
-def _adapted(model: Any) -> dict[str, Any]:
-    return {name: module for name, module in model.named_modules() if _ADAPTER in getattr(module, "lora_A", {})}
-
-
 def _is_plain(layer: Any) -> bool:
     return isinstance(layer.get_base_layer(), torch.nn.Linear)  # bitsandbytes' 4-bit layer is a subclass
 
@@ -134,7 +150,7 @@ def _frozen_forward(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def _adapted_forward(layer: Any, name: str, current: Pass) -> Callable[..., torch.Tensor]:
     base = _base_product(layer)
-    scale = float(layer.scaling[_ADAPTER])
+    scale = scale_of(layer)
     keys = (f"{name}.lora_A.weight", f"{name}.lora_B.weight")
 
     def forward(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:

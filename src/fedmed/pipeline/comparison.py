@@ -40,13 +40,22 @@ def shuffle_answers(records: Records, *, seed: int, hospital: str) -> list[dict[
 
 
 class References:
-    """Trains and scores the references of one run."""
+    """Trains and scores the references of one run.
+
+    Args:
+        model, tokenizer: the base with an adapter, which is overwritten.
+        start: LoRA's own start, of the central reference.
+        fresh: the federation before its first round, of the other two, which train by the run's own algorithm.
+        train: training records; rows: the same as token rows.
+        scorer: of the run. config: of the run.
+    """
 
     def __init__(
         self,
         model: Any,
         tokenizer: Any,
         start: AdapterState,
+        fresh: FederationState,
         train: Mapping[str, Records],
         rows: Mapping[str, Sequence[EncodedRow]],
         scorer: Scorer,
@@ -55,6 +64,7 @@ class References:
         self.model = model
         self.tokenizer = tokenizer
         self.start = start
+        self.fresh = fresh
         self.train = train
         self.rows = rows
         self.scorer = scorer
@@ -91,15 +101,16 @@ class References:
     def _federate(self, rows: Mapping[str, Sequence[EncodedRow]], hospitals: Sequence[str]) -> AdapterState:
         federated = self.config.federated
         trainer = EngineTrainer(self.model, rows, self.config.training, lambda *step: self._advance())
+        algorithm = get_algorithm(federated)
         final = run_rounds(
-            FederationState(round=0, global_state=self.start),
-            algorithm=get_algorithm(federated),
+            self.fresh,
+            algorithm=algorithm,
             transport=SimulationTransport(trainer, {}, self.config.privacy),
             policy=self._policy(hospitals),
             rounds=federated.rounds,
             on_round=lambda state, report: None,
         )
-        return final.global_state
+        return algorithm.export(final.global_state, final.hospital_states.get(hospitals[0], {}))
 
     def _local(self) -> dict[str, Any]:
         """Each hospital alone, for as many rounds and steps; judged on its own records, weighted as the others are."""

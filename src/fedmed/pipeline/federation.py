@@ -22,12 +22,14 @@ from fedmed.data.split_folder import write_split
 from fedmed.errors import ConfigChangedError, EmptyDataError, RunError
 from fedmed.evaluation.likelihood import OnRows
 from fedmed.evaluation.report import write_report
-from fedmed.federated.algorithms import get_algorithm
+from fedmed.federated.algorithms import check_combination, get_algorithm
 from fedmed.federated.checkpoint import load_latest, save_round
+from fedmed.federated.links import Downlink, apart
 from fedmed.federated.runner import AllOrSampled, FederationState, run_rounds
 from fedmed.federated.simulation import SimulationTransport
 from fedmed.model.adapter import get_adapter_state, save_adapter, set_adapter_state
 from fedmed.model.load_model import shared_model
+from fedmed.pipeline.algorithm_start import first_adapter
 from fedmed.pipeline.comparison import REFERENCES, References
 from fedmed.pipeline.model_card import model_card
 from fedmed.pipeline.run_folder import RunFolder, new_run_name, resume_run, start_run
@@ -93,6 +95,7 @@ def run_federation(
         RunExistsError, RunBusyError, OutputNotWritableError, DiskFullError, and what data, model and training raise.
         A run that fails before its first lasting result leaves no folder behind.
     """
+    check_combination(config)
     path = out or DEFAULT_ROOT / new_run_name(recipe)
     with start_run(path, config) as folder:
         return _Run(folder, config, compare, command).carry_out()
@@ -133,24 +136,21 @@ class _Run:
             with self.clock.phase("train"):
                 final = self._train(train, scorer)
             with self.clock.phase("eval"):
-                save_adapter(final.global_state, self.folder.adapter, self.model)
-                federated = self._cached(
-                    "federated.json",
-                    "scoring the shared adapter",
-                    scorer.rows_with_answers,
-                    lambda on_rows: scorer.full(final.global_state, on_rows),
-                )
-                samples = self._samples(final.global_state, scorer)
+                adapters = self._export(final)
+                federated = self._score(final, scorer)
+                samples = self._samples(next(iter(adapters.values())), scorer)
             comparison = self._references(train, scorer) if self.compare else None
             self.clock.spent["total"] = time.perf_counter() - started
             known = self.folder.read_json("run.json") or {}
             summary = summarize(
                 self.config, run_id=self.folder.name, command=known.get("command", ""), num_samples=self.num_samples,
-                final=final, base=base, few_shot=few_shot, federated=federated, written_answers=scorer.written_answers,
+                final=final, adapters=list(adapters.values()), base=base, few_shot=few_shot, federated=federated,
+                written_answers=scorer.written_answers,
                 comparison=comparison, samples=samples, wall_s=self.clock.spent,
             )  # fmt: skip
             write_atomic(self.folder.path / "model_card.md", model_card(summary))
-            write_atomic(self.folder.adapter / "README.md", model_card(summary))
+            for place in adapters:
+                write_atomic(place / "README.md", model_card(summary))
             note_latest(self.folder.path, DEFAULT_ROOT)
             self.folder.write_json("summary.json", summary)
             write_report(self.folder.path)
@@ -176,6 +176,11 @@ class _Run:
             self.model, self.tokenizer = shared_model(self.config.model, federated.seed)
         records: dict[str, Records] = {name: data.to_list() for name, data in split.items()}
         self.start = get_adapter_state(self.model)
+        self.algorithm = get_algorithm(federated)
+        self.first = first_adapter(
+            self.config, self.model, self.tokenizer, self.start,
+            {row["group"] for rows in records.values() for row in rows},
+        )  # fmt: skip
         train: dict[str, Records] = {
             name: [row for row in rows if row["split"] == "train"] for name, rows in records.items()
         }
@@ -223,7 +228,7 @@ class _Run:
         rows = self.rows
         self.num_samples = {name: len(own) for name, own in rows.items()}
         resumed = load_latest(self.folder.path, config_digest=digest)
-        start = resumed or FederationState(round=0, global_state=self.start)
+        start = resumed or self._fresh_state()
         tracker = MetricsTracker(self.folder.name, LOGS)
         tracker.truncate_after(start.round)
         every = self.config.training.evaluation.every_rounds if privacy.share_metrics else 0
@@ -232,6 +237,8 @@ class _Run:
         policy = AllOrSampled(
             run_id=self.folder.name, hospitals=tuple(rows), rounds=federated.rounds, seed=federated.seed,
             hospitals_per_round=federated.hospitals_per_round, min_replies=federated.min_replies,
+            ranks=dict(zip(rows, federated.ranks or (), strict=False)),
+            tolerate=federated.tolerate if federated.robust else 0,
         )  # fmt: skip
         asked = federated.hospitals_per_round or federated.num_clients
         steps = sum(steps_per_round(len(own), self.config.training) for own in rows.values()) * asked / len(rows)
@@ -240,16 +247,59 @@ class _Run:
 
             def on_round(state: FederationState, report: RoundReport) -> None:
                 if every and report.round % every == 0:
-                    held_out[str(report.round)] = scorer.loss(state.global_state).per_hospital
+                    held_out[str(report.round)] = self._losses(state, scorer).per_hospital
                     self.folder.write_json("held_out.json", held_out)
                 save_round(self.folder.path, state, config_digest=digest, keep=federated.keep_rounds)
                 self._write_lines(state.history, held_out, tracker)
 
             return run_rounds(
-                start, algorithm=get_algorithm(federated),
-                transport=SimulationTransport(trainer, start.hospital_states, privacy),
+                start, algorithm=self.algorithm,
+                transport=SimulationTransport(trainer, start.hospital_states, privacy, federated.wire),
                 policy=policy, rounds=federated.rounds, on_round=on_round,
+                downlink=Downlink(federated.wire), max_norm=federated.max_reply_norm,
             )  # fmt: skip
+
+    def _fresh_state(self) -> FederationState:
+        global_state, server_state = self.algorithm.start(self.first)
+        return FederationState(round=0, global_state=global_state, server_state=server_state)
+
+    def _adapters(self, state: FederationState) -> dict[str, AdapterState]:
+        """Each hospital's complete adapter; one and the same object for all where the method is not personal."""
+        if not self.algorithm.traits.personal:
+            return dict.fromkeys(self.rows, self.algorithm.export(state.global_state, {}))
+        return {
+            name: self.algorithm.export(state.global_state, apart(state.hospital_states.get(name, {}))[0])
+            for name in self.rows
+        }
+
+    def _losses(self, state: FederationState, scorer: Scorer) -> Scores:
+        adapters = self._adapters(state)
+        return scorer.loss_of_each(adapters) if self.algorithm.traits.personal else scorer.loss(_any(adapters))
+
+    def _score(self, final: FederationState, scorer: Scorer) -> Scores:
+        """The final scores. A personal method has no shared adapter that could answer for all: its losses alone."""
+        if self.algorithm.traits.personal:
+            return self._cached(
+                "federated.json", "scoring each hospital's adapter", 1, lambda _: self._losses(final, scorer)
+            )
+        adapter = _any(self._adapters(final))
+        return self._cached(
+            "federated.json",
+            "scoring the shared adapter",
+            scorer.rows_with_answers,
+            lambda on_rows: scorer.full(adapter, on_rows),
+        )
+
+    def _export(self, final: FederationState) -> dict[Path, AdapterState]:
+        """Write the shared adapter, or where the method is personal every hospital's own; folder -> adapter."""
+        adapters = self._adapters(final)
+        if self.algorithm.traits.personal:
+            placed = {self.folder.hospital_adapter(name): state for name, state in adapters.items()}
+        else:
+            placed = {self.folder.adapter: _any(adapters)}
+        for place, state in placed.items():
+            save_adapter(state, place, self.model)
+        return placed
 
     def _write_lines(
         self, history: Sequence[RoundReport], held_out: Mapping[str, Mapping[str, float]], tracker: MetricsTracker
@@ -273,7 +323,7 @@ class _Run:
         """Guarded answers to held-out questions, as a person would get them."""
         if not scorer.sample_questions:
             return []
-        set_adapter_state(self.model, state)
+        set_adapter_state(self.model, state, any_rank=True)
         assistant = MedicalAssistant(
             self.model, self.tokenizer, config=self.config, run=self.folder.name, model_name=self.config.model.name
         )
@@ -286,7 +336,9 @@ class _Run:
 
     def _references(self, train: Mapping[str, Records], scorer: Scorer) -> dict[str, Any]:
         done: dict[str, Any] = self.folder.read_json("comparison.json") or {}
-        references = References(self.model, self.tokenizer, self.start, train, self.rows, scorer, self.config)
+        references = References(
+            self.model, self.tokenizer, self.start, self._fresh_state(), train, self.rows, scorer, self.config
+        )
         for name in self.compare:
             if name not in done:
                 what = f"training the reference '{name}'"
@@ -298,6 +350,10 @@ class _Run:
     def _write_status(self, status: str, reason: str | None = None) -> None:
         known = self.folder.read_json("summary.json") or {"run_id": self.folder.name}
         self.folder.write_json("summary.json", known | {"status": status, "reason": reason})
+
+
+def _any(adapters: Mapping[str, AdapterState]) -> AdapterState:
+    return next(iter(adapters.values()))
 
 
 def _digest(records: Mapping[str, Records]) -> str:

@@ -90,6 +90,10 @@ class RunFolder:
     def adapter(self) -> Path:
         return self.path / "adapter"
 
+    def hospital_adapter(self, name: str) -> Path:
+        """Where a personal method puts a hospital's own adapter."""
+        return self.path / "hospitals" / name / "adapter"
+
     def worth_keeping(self) -> bool:
         """Whether a result has been written that a resumed run would build on."""
         return (self.path / "baseline.json").is_file() or any(self.path.glob("rounds/[0-9]*"))

@@ -15,7 +15,7 @@ from fedmed.data.token_cache import cached_rows
 from fedmed.errors import EmptyDataError
 from fedmed.evaluation.few_shot import few_shot_ids, few_shot_prefix, worked_examples
 from fedmed.evaluation.likelihood import OnRows, RowScores
-from fedmed.evaluation.medical_qa import HeldOut, held_out_loss
+from fedmed.evaluation.medical_qa import HeldOut, held_out_loss, joined
 from fedmed.evaluation.multiple_choice import CHOICES, choice_items, score_choices
 from fedmed.evaluation.written import written_rouge_l
 from fedmed.types import AdapterState
@@ -101,6 +101,15 @@ class Scorer:
         chosen = self.held_out if hospitals is None else {name: self.held_out[name] for name in hospitals}
         return self._plain(held_out_loss(self.model, chosen))
 
+    def loss_of_each(self, adapters: Mapping[str, AdapterState]) -> Scores:
+        """Held-out loss where every hospital has an adapter of its own, judged on its own records."""
+        parts = []
+        for name, state in adapters.items():
+            if self.held_out[name]:
+                self._put(state)
+                parts.append(held_out_loss(self.model, {name: self.held_out[name]}))
+        return self._plain(joined(parts))
+
     @property
     def rows(self) -> int:
         """How many rows ``few_shot`` scores."""
@@ -134,7 +143,7 @@ class Scorer:
     def _put(self, state: AdapterState) -> None:
         from fedmed.model.adapter import set_adapter_state
 
-        set_adapter_state(self.model, state)
+        set_adapter_state(self.model, state, any_rank=True)
 
     def _plain(self, held_out: HeldOut) -> Scores:
         """As JSON values. Where hospitals share no losses, records stand in an order that tells no hospital apart."""

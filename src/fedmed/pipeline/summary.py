@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedmed.config.schema import FedMedConfig
@@ -12,7 +12,7 @@ from fedmed.federated.runner import FederationState
 from fedmed.model.adapter import adapter_sha256
 from fedmed.pipeline.run_folder import environment, peak_rss_mb
 from fedmed.pipeline.scoring import Scores
-from fedmed.types import RoundReport
+from fedmed.types import AdapterState, RoundReport
 
 
 def summarize(
@@ -22,6 +22,7 @@ def summarize(
     command: str,
     num_samples: Mapping[str, int],
     final: FederationState,
+    adapters: Sequence[AdapterState],
     base: Scores,
     few_shot: Scores | None,
     federated: Scores,
@@ -98,7 +99,7 @@ def summarize(
             ],
         },
         "peak_rss_mb": round(peak_rss_mb(), 1),
-        "adapter_sha256": adapter_sha256(final.global_state),
+        "adapter_sha256": adapter_sha256(adapters[0]) if len(adapters) == 1 else None,  # None: one a hospital
         "environment": environment(),
         "command": command,
     }

@@ -83,7 +83,7 @@ class _PlainStepper(LoraStepper):
     """The same for a model that the engine cannot train."""
 
     def __init__(self, model: Any, config: TrainingSection, start: AdapterState) -> None:
-        set_adapter_state(model, start)
+        set_adapter_state(model, start, any_rank=True)
         super().__init__(model, config)
 
     def state(self) -> AdapterState:

@@ -23,9 +23,10 @@ import torch
 
 from fedmed.config.schema import TrainingSection
 from fedmed.data.encode import EncodedRow
-from fedmed.errors import NonFiniteLossError
+from fedmed.errors import NonFiniteLossError, TrainingError
 from fedmed.model.adapter import get_adapter_state
 from fedmed.model.answer_loss import answer_loss
+from fedmed.model.folding import folded
 from fedmed.model.hardware import give_back_free_memory
 from fedmed.model.packed_attention import layout, rows_apart
 from fedmed.model.packed_lora import HospitalAdapter, Pass, Segment, installed, why_not
@@ -87,13 +88,17 @@ class EngineTrainer:
 
         Raises:
             NonFiniteLossError: names the hospital, the step and its rows. EmptyDataError: a hospital without rows.
+            TrainingError: jobs on different bases. What ``folded`` raises.
         """
-        if not self._fits:
-            for job in jobs:
-                yield train_plain(self.model, job, self.rows_by_hospital[job.hospital], self.config, self.on_step)
-            return
-        for wave in self._waves(jobs):
-            yield from self._train(wave)
+        if any(job.folded is not jobs[0].folded and job.folded.keys() != jobs[0].folded.keys() for job in jobs):
+            raise TrainingError("jobs with different folded parts cannot train together", "run them one after another")
+        with folded(self.model, jobs[0].folded if jobs else {}):
+            if not self._fits:
+                for job in jobs:
+                    yield train_plain(self.model, job, self.rows_by_hospital[job.hospital], self.config, self.on_step)
+                return
+            for wave in self._waves(jobs):
+                yield from self._train(wave)
 
     def _waves(self, jobs: Sequence[LocalJob]) -> Iterator[list[LocalJob]]:
         """Jobs, in order, whose micro-batches fill one pass on average; one a wave with ``engine=single``."""
@@ -170,8 +175,7 @@ class Engine:
             NonFiniteLossError: names the first hospital whose loss is not finite.
         """
         for adapter in adapters:
-            assert adapter.flat.grad is not None
-            adapter.flat.grad.zero_()
+            adapter.begin_step()
         answers = [sum(map(_answers, batches)) for batches in micro_batches]
         longest = max(len(batches) for batches in micro_batches)
         items = [(n, own[place]) for place in range(longest) for n, own in enumerate(micro_batches) if place < len(own)]
@@ -187,6 +191,8 @@ class Engine:
                     if not math.isfinite(part):
                         raise not_finite("loss", part, where[number] if where else f"hospital {number}")
                     losses[number] += part
+        for adapter in adapters:
+            adapter.end_step()
         return [
             StepResult(loss, sum(map(_tokens, batches)), count)
             for loss, batches, count in zip(losses, micro_batches, answers, strict=True)

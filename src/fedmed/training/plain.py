@@ -13,10 +13,11 @@ import torch
 
 from fedmed.config.schema import TrainingSection
 from fedmed.data.encode import EncodedRow
+from fedmed.errors import TrainingError
 from fedmed.model.adapter import get_adapter_state, set_adapter_state
 from fedmed.training.stepper import LoraStepper, StepResult, repeatable_dropout, train_metrics
 from fedmed.training.steps import JobSteps
-from fedmed.types import LocalJob, LocalResult
+from fedmed.types import CORE, LocalJob, LocalResult
 
 OnStep = Callable[[LocalJob, int, int, StepResult], None]
 """Called after each optimiser step with (job, step from 1, steps, result)."""
@@ -44,9 +45,15 @@ def train_plain(
 
     Raises:
         NonFiniteLossError: names the hospital, the step and its rows. EmptyDataError: there are no rows.
+        TrainingError: the job trains cores between A and B, which only the engine can.
     """
+    if any(key.endswith(CORE) for key in job.start):
+        raise TrainingError(
+            "fedsb trains cores between A and B, and this model trains on the plain path, which has none",
+            "choose another federated.algorithm",
+        )
     steps = JobSteps(job, rows, config)
-    set_adapter_state(model, job.start)
+    set_adapter_state(model, job.start, any_rank=True)
     started = time.perf_counter()
     results: list[StepResult] = []
     with repeatable_dropout(job.seed, job.hospital, job.round):

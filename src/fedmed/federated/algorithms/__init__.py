@@ -4,17 +4,84 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fedmed.config.schema import FederatedSection
+from fedmed.config.schema import FederatedSection, FedMedConfig
+from fedmed.errors import ConfigError
 from fedmed.federated.algorithms.fedavg import FedAvg
+from fedmed.federated.algorithms.fedex import FedEx
+from fedmed.federated.algorithms.fedopt import FedAdam, FedAvgM
 from fedmed.federated.algorithms.fedprox import FedProx
-from fedmed.types import Algorithm
+from fedmed.federated.algorithms.fedsa import FedSa
+from fedmed.federated.algorithms.fedsb import FedSb
+from fedmed.federated.algorithms.ffa import FfaLora
+from fedmed.federated.algorithms.flora import FLora
+from fedmed.federated.algorithms.rolora import RoLora
+from fedmed.federated.algorithms.sketch import Sketch
+from fedmed.types import Algorithm, Traits
 
 ALGORITHMS: Mapping[str, Callable[[FederatedSection], Algorithm]] = {
     "fedavg": FedAvg.from_config,
     "fedprox": FedProx.from_config,
+    "fedavgm": FedAvgM.from_config,
+    "fedadam": FedAdam.from_config,
+    "ffa": FfaLora.from_config,
+    "rolora": RoLora.from_config,
+    "fedsb": FedSb.from_config,
+    "fedsa": FedSa.from_config,
+    "flora": FLora.from_config,
+    "fedex": FedEx.from_config,
+    "sketch": Sketch.from_config,
 }
+
+_AVERAGES_ANY_ARRAY = ("fedavg", "fedprox", "fedavgm", "fedadam")  # the others need pairs A and B
 
 
 def get_algorithm(config: FederatedSection) -> Algorithm:
     """The algorithm that ``config.algorithm`` names, with its settings; the schema admits no other name."""
     return ALGORITHMS[config.algorithm](config)
+
+
+def check_combination(config: FedMedConfig) -> None:
+    """Raises ConfigError with every combination of settings that this algorithm cannot do, and those that can."""
+    if problems := _impossible(config):
+        raise ConfigError(problems, "change one of the two settings")
+
+
+def _impossible(config: FedMedConfig) -> list[str]:
+    federated, lora = config.federated, config.model.lora
+    name = federated.algorithm
+    traits = get_algorithm(FederatedSection(algorithm=name, residual=federated.residual)).traits
+    problems = []
+    if federated.ranks is not None:
+        if not traits.mixed_ranks:
+            problems.append(f"federated.ranks is not possible with {name}: use {_those(lambda t: t.mixed_ranks)}")
+        if federated.robust:
+            problems.append("federated.ranks is not possible with federated.robust: its rules compare whole updates")
+        if len(federated.ranks) != federated.num_clients:
+            problems.append(f"federated.ranks has {len(federated.ranks)} entries for {federated.num_clients} hospitals")
+        if max(federated.ranks) > lora.r:
+            problems.append(f"federated.ranks goes up to {max(federated.ranks)}, model.lora.r is {lora.r}")
+    if federated.robust and not traits.linear:
+        problems.append(f"federated.robust is not possible with {name}: use {_those(lambda t: t.linear)}")
+    for way in ("up", "down"):
+        encoding = getattr(federated.wire, way)
+        if encoding != "fp32" and not traits.linear:
+            problems.append(
+                f"federated.wire.{way}={encoding} is not possible with {name}, which is exact in fp32 only:"
+                f" use {_those(lambda t: t.linear)}"
+            )
+    if lora.use_dora and name not in _AVERAGES_ANY_ARRAY:
+        problems.append(f"model.lora.use_dora is not possible with {name}: use {', '.join(_AVERAGES_ANY_ARRAY)}")
+    if lora.dropout and name == "fedsb":
+        problems.append("model.lora.dropout is not possible with fedsb: set it to 0")
+    if traits.folds and config.model.quantization:
+        others = _those(lambda t: not t.folds)
+        problems.append(f"{name} adds to the base model, which model.quantization freezes: use {others}")
+    return problems
+
+
+def _those(fit: Callable[[Traits], bool]) -> str:
+    return ", ".join(
+        name
+        for name, make in ALGORITHMS.items()
+        if fit(make(FederatedSection(algorithm=name)).traits)  # type: ignore[arg-type]
+    )

@@ -19,17 +19,19 @@ class FedProx(FedAvg):
 
     Args:
         mu: strength of the pull towards the global adapter, >= 0; 0 is FedAvg.
+        robust, tolerate: as in FedAvg.
     """
 
     name: str = "fedprox"
 
-    def __init__(self, mu: float) -> None:
+    def __init__(self, mu: float, *, robust: str | None = None, tolerate: int = 1) -> None:
+        super().__init__(robust=robust, tolerate=tolerate)
         self.mu = mu
 
     @classmethod
     def from_config(cls, config: FederatedSection) -> FedProx:
-        """Reads ``federated.fedprox_mu``."""
-        return cls(config.fedprox_mu)
+        """Also reads ``federated.fedprox_mu``."""
+        return cls(config.fedprox_mu, robust=config.robust, tolerate=config.tolerate)
 
     def begin(self, global_state: AdapterState, hospital_state: HospitalState, plan: LocalPlan) -> LocalJob:
         """FedAvg's job with the proximal term set."""

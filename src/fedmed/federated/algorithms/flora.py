@@ -1,0 +1,142 @@
+"""FLoRA: hospitals' factors are stacked, their exact mean product goes into the base, and a fresh adapter begins.
+
+Source: Wang et al. 2024, arXiv:2409.05976. Stacking ``[B_1 … B_k]`` on ``[w_1 A_1; …; w_k A_k]`` is exact and bears
+any mix of ranks. A is drawn anew each round from a stream named by seed, round and layer; B starts at zero. The
+stacks of all rounds are kept as thin factors, cut to what they need; the exported adapter holds them and has a larger
+rank.
+
+A gather: it needs every hospital's A and B in the clear, and the stack goes to everyone. Users report divergence over a
+hundred rounds and more; the fresh start costs progress in few.
+Not covered: sending only the newest stack to hospitals that hold the older ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from fedmed.config.schema import FederatedSection
+from fedmed.errors import FederationError
+from fedmed.federated.algorithms.fedavg import FedAvg, Round
+from fedmed.federated.lora_products import (
+    A,
+    B,
+    complete,
+    factors_of,
+    fold,
+    layers_of,
+    plus,
+    prefix,
+    split_folded,
+    stacked,
+)
+from fedmed.federated.means import Gathered
+from fedmed.types import (
+    FOLDED,
+    AdapterState,
+    HospitalState,
+    LocalJob,
+    LocalPlan,
+    LocalResult,
+    Payload,
+    RoundPlan,
+    RoundReport,
+    ServerState,
+    Shapes,
+    Traits,
+)
+from fedmed.utils.random_streams import stream
+
+
+class FLora:
+    """Stacking. Global state: an adapter that changes nothing yet, and under ``folded.`` all rounds before."""
+
+    name: str = "flora"
+    traits: Traits = Traits(kind="gather", exact=True, mixed_ranks=True, folds=True)
+
+    def __init__(self) -> None:
+        self._job = FedAvg()  # its hospital half: train A and B, send their change
+
+    @classmethod
+    def from_config(cls, config: FederatedSection) -> FLora:
+        """FLoRA has no settings of its own."""
+        return cls()
+
+    def start(self, adapter: AdapterState) -> tuple[AdapterState, ServerState]:
+        """What the adapter already does is folded, so that every round starts from B = 0.
+
+        Raises:
+            AdapterMismatchError: its change is no product.
+        """
+        layers = layers_of(adapter)
+        if not any(np.any(adapter[layer + B]) for layer in layers):
+            return adapter, {}
+        fresh = {key: np.zeros_like(array) if key.endswith(B) else array for key, array in adapter.items()}
+        return fresh | fold({}, {layer: factors_of(adapter, layer) for layer in layers}), {}
+
+    def begin(self, global_state: AdapterState, hospital_state: HospitalState, plan: LocalPlan) -> LocalJob:
+        """Train the fresh adapter, or its nested part, on a base that holds all rounds before."""
+        adapter, folded = split_folded(global_state)
+        return replace(self._job.begin(adapter, hospital_state, plan), folded=folded)
+
+    def finish(
+        self, job: LocalJob, result: LocalResult, hospital_state: HospitalState
+    ) -> tuple[Payload, HospitalState]:
+        """Send the change of A and B. Raises AdapterMismatchError as FedAvg does."""
+        payload, hospital_state = self._job.finish(job, result, hospital_state)
+        return replace(payload, algorithm=self.name), hospital_state
+
+    def template(self, global_state: AdapterState, plan: LocalPlan) -> Shapes:
+        """A and B at the hospital's rank."""
+        return self._job.template(split_folded(global_state)[0], plan)
+
+    def init(self, global_state: AdapterState, plan: RoundPlan) -> Round:
+        """Nothing gathered yet."""
+        shapes = {key: array.shape for key, array in split_folded(global_state)[0].items()}
+        return Round(plan, shapes, Gathered(shapes), {})
+
+    def add(self, acc: Round, payload: Payload, weight: int) -> Round:
+        """Keep the payload. Raises UpdateRejectedError as FedAvg does."""
+        return self._job.add(acc, payload, weight)
+
+    def close(
+        self, global_state: AdapterState, server_state: ServerState, acc: Round
+    ) -> tuple[AdapterState, ServerState, RoundReport]:
+        """Fold the mean product and draw the next A. Raises FederationError: the result is not finite."""
+        assert isinstance(acc.combiner, Gathered)
+        adapter, _ = split_folded(global_state)
+        trained = []
+        for share, change in acc.combiner.shares():
+            rank = next(array.shape[0] for key, array in change.items() if key.endswith(A))
+            trained.append((share, plus(prefix(adapter, rank), change)))
+        products = {
+            layer: stacked((share, factors_of(state, layer)) for share, state in trained)
+            for layer in layers_of(adapter)
+        }
+        folded = fold(global_state, products)
+        broken = sorted(key for key, array in folded.items() if not np.all(np.isfinite(array)))
+        if broken:
+            raise FederationError(
+                f"array '{broken[0].removeprefix(FOLDED)}' is not finite after round {acc.plan.round}",
+                "go back to the last checkpoint and lower the learning rate",
+            )
+        squares = sum(float(np.sum(np.square(np.linalg.norm(factors.svd()[1])))) for factors in products.values())
+        report = RoundReport(acc.plan.round, acc.combiner.result().used, update_norm=float(np.sqrt(squares)))
+        return _fresh(adapter, acc.plan) | folded, server_state, report
+
+    def export(self, global_state: AdapterState, hospital_state: HospitalState) -> AdapterState:
+        """All rounds as one standard adapter of a larger rank."""
+        return complete(global_state)
+
+
+def _fresh(adapter: AdapterState, plan: RoundPlan) -> AdapterState:
+    """A as LoRA draws it (uniform up to 1/sqrt(d_in): Kaiming with a = sqrt 5), B = 0."""
+    drawn = {}
+    for key, array in adapter.items():
+        if key.endswith(A):
+            bound = 1.0 / np.sqrt(array.shape[1])
+            drawn[key] = stream(plan.seed, "flora", plan.round, key).uniform(-bound, bound, array.shape)
+        else:
+            drawn[key] = np.zeros(array.shape)
+    return {key: array.astype(np.float32) for key, array in drawn.items()}

@@ -1,0 +1,114 @@
+"""How a round's payloads become one: a running weighted mean, or a robust rule over all of them. algorithm.add -> HERE.
+
+A running mean is a stream: its size is that of one payload. A robust rule needs every payload in the clear, so it keeps
+them all and cannot work under a secure sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmed.federated.fixed_point import FixedPointSum
+from fedmed.federated.lora_products import widened
+from fedmed.federated.robust import RULES, Update
+from fedmed.federated.suspicion import screen
+from fedmed.types import AdapterState, Shapes
+
+Mean = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """A round's payloads as one."""
+
+    mean: Mean
+    used: tuple[str, ...]  # hospitals, sorted
+    suspected: Mapping[str, str] = field(default_factory=dict)  # hospital -> why; those not in ``used`` were left out
+
+
+class Combiner(Protocol):
+    """Takes payloads one by one, then gives what they come to."""
+
+    def add(self, hospital: str, arrays: AdapterState, weight: int) -> None: ...
+    def result(self) -> Combined: ...
+
+
+class RunningMean:
+    """The weighted mean in whole numbers; grows by a name a hospital, never by an array.
+
+    Args:
+        shapes: of every payload.
+    """
+
+    def __init__(self, shapes: Shapes) -> None:
+        self._sum = FixedPointSum(shapes)
+        self._hospitals: list[str] = []
+
+    def add(self, hospital: str, arrays: AdapterState, weight: int) -> None:
+        """Raises UpdateRejectedError on what the sum cannot hold, which then stays as it was."""
+        self._sum.add(arrays, weight)
+        self._hospitals.append(hospital)
+
+    def result(self) -> Combined:
+        """Raises FederationError where nothing was added."""
+        return Combined(self._sum.mean(), tuple(sorted(self._hospitals)))
+
+
+class Gathered:
+    """Every payload, and their running mean beside them.
+
+    Args:
+        shapes: of a payload at the shared rank; one of a smaller rank counts as filled up with zeros.
+    """
+
+    def __init__(self, shapes: Shapes) -> None:
+        self._shapes = shapes
+        self._mean = RunningMean(shapes)
+        self._updates: dict[str, Update] = {}
+
+    def add(self, hospital: str, arrays: AdapterState, weight: int) -> None:
+        """Raises UpdateRejectedError as ``RunningMean`` does."""
+        whole = {name: widened(array, self._shapes[name]) for name, array in arrays.items()}
+        self._mean.add(hospital, whole, weight)
+        self._updates[hospital] = Update(hospital, arrays, weight)
+
+    def shares(self) -> list[tuple[float, AdapterState]]:
+        """Each payload as it came with its share of the weight; by hospital, so that the order of arrival is gone."""
+        total = sum(update.weight for update in self._updates.values())
+        return [(update.weight / total, update.arrays) for _, update in sorted(self._updates.items())]
+
+    def result(self) -> Combined:
+        """Raises FederationError where nothing was added."""
+        return self._mean.result()
+
+
+class RobustMean:
+    """One of ``robust.RULES`` over the payloads that pass ``robust.screen``.
+
+    Args:
+        shapes: of every payload.
+        rule: its name.
+        tolerate: how many hostile hospitals it must bear.
+    """
+
+    def __init__(self, shapes: Shapes, rule: str, tolerate: int) -> None:
+        self._check = FixedPointSum(shapes)  # bounds, shapes and the total weight are the same for every rule
+        self._rule = RULES[rule]
+        self._tolerate = tolerate
+        self._updates: list[Update] = []
+
+    def add(self, hospital: str, arrays: AdapterState, weight: int) -> None:
+        """Raises UpdateRejectedError on what the running mean would refuse too."""
+        self._check.add(arrays, weight)
+        self._updates.append(Update(hospital, arrays, weight))
+
+    def result(self) -> Combined:
+        """Raises FederationError where the rule cannot bear so many hostile ones among so few."""
+        verdict = screen(self._updates)
+        mean = self._rule(verdict.kept, tolerate=self._tolerate)
+        return Combined(mean, tuple(sorted(update.hospital for update in verdict.kept)), verdict.blamed)

@@ -1,0 +1,61 @@
+"""Add products B A to the frozen weights of the adapted layers, for a while. job.folded -> HERE -> training.
+
+Methods that fold (FedEx-LoRA, FLoRA, sketch with ``residual: fold``) train on a base that moves from round to round.
+The base's own weights are kept aside and put back bit for bit, so nothing drifts.
+Shapes: A [k, d_in], B [d_out, k] of any rank k; the weight gains ``scale * B A`` with the adapter's own scale.
+Not covered: 4-bit weights, which cannot be added to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedmed.errors import AdapterMismatchError, ModelError
+from fedmed.model.adapter import adapted_layers, scale_of
+from fedmed.types import AdapterState
+
+
+@contextlib.contextmanager
+def folded(model: Any, products: AdapterState) -> Iterator[None]:
+    """``model``'s base holds the products inside the block.
+
+    Args:
+        model: a PEFT model.
+        products: PEFT keys -> A and B; empty: nothing changes.
+
+    Raises:
+        AdapterMismatchError: a layer has no adapter in this model. ModelError: its weights are 4-bit.
+    """
+    layers = adapted_layers(model)
+    names = sorted(key.removesuffix(".lora_A.weight") for key in products if key.endswith(".lora_A.weight"))
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    try:
+        with torch.no_grad():
+            for name in names:
+                if name not in layers:
+                    raise AdapterMismatchError(
+                        f"the base has no adapted layer {name}", "fold what was trained on this model"
+                    )
+                weight = layers[name].get_base_layer().weight
+                if not weight.is_floating_point():
+                    raise ModelError(
+                        f"the weights of {name} are quantised and cannot be added to",
+                        "set model.quantization to null, or choose an algorithm that does not fold",
+                    )
+                kept.append((weight, weight.detach().clone()))
+                a, b = (
+                    torch.from_numpy(np.asarray(products[f"{name}.lora_{side}.weight"])).to(
+                        weight.device, torch.float32
+                    )
+                    for side in "AB"
+                )
+                weight.copy_(weight.float().addmm_(b, a, alpha=scale_of(layers[name])))
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, before in kept:
+                weight.copy_(before)
