@@ -10,10 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedmed.types import AdapterState, LocalJob, LocalResult, Payload, RoundPlan, TrainMetrics
+from fedmed.types import CORE, AdapterState, LocalJob, LocalResult, Payload, RoundPlan, TrainMetrics
 from fedmed.utils.random_streams import stream
 
+_A, _B = ".lora_A.weight", ".lora_B.weight"
 TOY_SHAPES = {"layer.lora_A.weight": (2, 5), "layer.lora_B.weight": (4, 2)}
+
+
+PAIRS = {
+    "narrow.lora_A.weight": (2, 5),
+    "narrow.lora_B.weight": (4, 2),
+    "wide.lora_A.weight": (2, 60),
+    "wide.lora_B.weight": (40, 2),
+}
 
 
 @dataclass(frozen=True)
@@ -41,17 +50,64 @@ class QuadraticTrainer:
             yield LocalResult(job.hospital, job.round, weights, self.num_samples[job.hospital], metrics)
 
 
+@dataclass(frozen=True)
+class ProductTrainer:
+    """A LocalTrainer for methods that know LoRA: ``1/2 ||folded + B core A - target||^2`` a layer, by noisy SGD.
+
+    It obeys what a job says: which arrays move, cores between B and A, what is folded, FedProx's pull, any rank.
+    """
+
+    targets: Mapping[str, AdapterState]
+    num_samples: Mapping[str, int]
+    steps: int = 4
+    rate: float = 0.05
+
+    def run(self, jobs: Sequence[LocalJob]) -> Iterator[LocalResult]:
+        for job in jobs:
+            draw = stream(job.seed, job.hospital, job.round, "sgd")
+            w = {name: array.astype(np.float64) for name, array in job.start.items()}
+            moving = set(w) if job.trainable is None else set(job.trainable)
+            layers = [name.removesuffix(_A) for name in w if name.endswith(_A)]
+            losses = []
+            for _ in range(self.steps):
+                loss = 0.0
+                gradients: dict[str, np.ndarray] = {}
+                for layer in layers:
+                    a, b = w[layer + _A], w[layer + _B]
+                    core = w.get(layer + CORE, np.eye(a.shape[0]))
+                    off = product_of(job.folded, layer) + b @ core @ a - product_of(self.targets[job.hospital], layer)
+                    loss += float(np.sum(off**2)) / 2
+                    gradients |= {layer + _A: (b @ core).T @ off, layer + _B: off @ (core @ a).T}
+                    gradients[layer + CORE] = b.T @ off @ a.T
+                for name in sorted(moving):
+                    step = gradients[name] + job.proximal_mu * (w[name] - job.start[name])
+                    step /= max(1.0, float(np.linalg.norm(step)))  # clipped, as training does: cores are steep
+                    w[name] = w[name] - self.rate * (step + draw.normal(0.0, 0.01, w[name].shape))
+                losses.append(loss)
+            state = {name: array.astype(np.float32) for name, array in w.items()}
+            metrics = TrainMetrics(float(np.mean(losses)), tuple(losses), 10, 5, self.steps, 0.25)
+            yield LocalResult(job.hospital, job.round, state, self.num_samples[job.hospital], metrics)
+
+
+def product_of(state: AdapterState, layer: str) -> Any:
+    """A layer's dense B A in float64; 0 where the state has none."""
+    if layer + _A not in state:
+        return 0.0
+    return state[layer + _B].astype(np.float64) @ state[layer + _A].astype(np.float64)
+
+
 class Toy:
     """A small federation without a model."""
 
-    hospitals = ("hospital_A", "hospital_B", "hospital_C")
+    hospitals: tuple[str, ...] = ("hospital_A", "hospital_B", "hospital_C")
+    shapes: Mapping[str, tuple[int, ...]] = TOY_SHAPES
 
     def state(self, *names: str | int, spread: float = 1.0) -> AdapterState:
         """An adapter drawn from a named stream: equal names, equal adapter."""
         draw = stream(17, "toy", *names)
-        return {name: draw.normal(0.0, spread, shape).astype(np.float32) for name, shape in TOY_SHAPES.items()}
+        return {name: draw.normal(0.0, spread, shape).astype(np.float32) for name, shape in self.shapes.items()}
 
-    def trainer(self, hospitals: Sequence[str] = hospitals) -> QuadraticTrainer:
+    def trainer(self, hospitals: Sequence[str] = hospitals) -> Any:
         targets = {name: self.state("target", name) for name in hospitals}
         return QuadraticTrainer(targets, {name: 10 * (index + 1) for index, name in enumerate(hospitals)})
 
@@ -67,6 +123,26 @@ class Toy:
         return left.keys() == right.keys() and all(
             left[name].dtype == right[name].dtype and left[name].tobytes() == right[name].tobytes() for name in left
         )
+
+
+class PairsToy(Toy):
+    """Five hospitals, two adapted layers: one narrow, one so wide that sketches are smaller than its product."""
+
+    hospitals = ("hospital_A", "hospital_B", "hospital_C", "hospital_D", "hospital_E")
+    shapes = PAIRS
+
+    def trainer(self, hospitals: Sequence[str] = hospitals) -> Any:
+        targets = {name: self.state("target", name, spread=0.5) for name in hospitals}
+        return ProductTrainer(targets, {name: 10 * (index + 1) for index, name in enumerate(hospitals)})
+
+    def plan(self, hospitals: Sequence[str] = hospitals, *, round: int = 1, min_replies: int = 1) -> RoundPlan:
+        return super().plan(hospitals, round=round, min_replies=min_replies)
+
+
+@pytest.fixture(scope="session")
+def pairs_toy() -> PairsToy:
+    """A five-hospital federation whose loss is about products B A."""
+    return PairsToy()
 
 
 @pytest.fixture(scope="session")

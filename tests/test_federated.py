@@ -29,15 +29,15 @@ def test_fedavg_is_the_mean_of_the_hospitals_weighted_by_their_records(toy):
     to_three = {"w": np.array([2.0, 0.0], np.float32)}  # a hospital sends its change, here from [1, 1] to [3, 1]
     to_five = {"w": np.array([0.0, 4.0], np.float32)}  # … and from [1, 1] to [1, 5]
     payloads = [toy.payload("A", to_three, num_samples=30), toy.payload("B", to_five, num_samples=10)]
-    new, report = apply_round(start, FEDAVG, plan, payloads)
+    new, _, report = apply_round(start, {}, FEDAVG, plan, payloads)
     assert new["w"].tolist() == [2.5, 2.0]  # (30 * [3, 1] + 10 * [1, 5]) / 40
     assert report.admitted == ("A", "B")
 
 
 def test_the_order_in_which_hospitals_reply_changes_no_bit(toy):
     payloads = [toy.payload(name, toy.state(name), num_samples=index + 1) for index, name in enumerate(toy.hospitals)]
-    forwards, _ = apply_round(toy.state("start"), FEDAVG, toy.plan(), payloads)
-    backwards, _ = apply_round(toy.state("start"), FEDAVG, toy.plan(), payloads[::-1])
+    forwards, *_ = apply_round(toy.state("start"), {}, FEDAVG, toy.plan(), payloads)
+    backwards, *_ = apply_round(toy.state("start"), {}, FEDAVG, toy.plan(), payloads[::-1])
     assert toy.same_bits(forwards, backwards)
 
 
@@ -87,7 +87,7 @@ def test_the_loop_in_a_script_and_the_runner_end_with_the_same_bits(toy):
 def test_a_broken_hospital_is_refused_with_a_reason_and_the_others_go_on(toy):
     broken = {name: np.full_like(array, np.nan) for name, array in toy.state("start").items()}
     payloads = [toy.payload("hospital_A", toy.state("a")), toy.payload("hospital_B", broken)]
-    _, report = apply_round(toy.state("start"), FEDAVG, toy.plan(min_replies=1), payloads)
+    *_, report = apply_round(toy.state("start"), {}, FEDAVG, toy.plan(min_replies=1), payloads)
     assert report.admitted == ("hospital_A",)
     assert "not finite" in report.refused["hospital_B"]
 
@@ -95,7 +95,7 @@ def test_a_broken_hospital_is_refused_with_a_reason_and_the_others_go_on(toy):
 def test_without_a_quorum_the_round_is_abandoned_and_the_global_adapter_stays(toy):
     start = toy.state("start")
     with pytest.raises(QuorumError, match="1 usable replies and needs 2"):
-        apply_round(start, FEDAVG, toy.plan(min_replies=2), [toy.payload("hospital_A", toy.state("a"))])
+        apply_round(start, {}, FEDAVG, toy.plan(min_replies=2), [toy.payload("hospital_A", toy.state("a"))])
     assert toy.same_bits(start, toy.state("start"))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmed.errors import AdapterMismatchError
+from fedmed.errors import AdapterMismatchError, FederationError
 from fedmed.types import FOLDED, AdapterState
 
 Matrix = NDArray[np.float64]
@@ -44,10 +44,14 @@ class Factors:
         u, s, vt = np.linalg.svd(rb @ ra.T)
         return qb @ u, s, vt @ qa.T
 
-    def compressed(self) -> Factors:
-        """The same product in as few columns as it needs, up to float32 rounding."""
+    def compressed(self, beside: float = 0.0) -> Factors:
+        """The same product in as few columns as it needs, up to float32 rounding of itself and of what it is added to.
+
+        Args:
+            beside: largest singular value of that other matrix.
+        """
         u, s, vt = self.svd()
-        keep = int(np.count_nonzero(s > _NOTHING * s[0])) if s.size and s[0] > 0 else 0
+        keep = int(np.count_nonzero(s > _NOTHING * max(s[0], beside))) if s.size else 0
         root = np.sqrt(s[:keep])
         return Factors(u[:, :keep] * root, root[:, None] * vt[:keep])
 
@@ -102,13 +106,14 @@ def split_folded(global_state: AdapterState) -> tuple[AdapterState, AdapterState
 
 def fold(global_state: AdapterState, more: Mapping[str, Factors]) -> AdapterState:
     """What is folded after adding these products, under ``folded.``; a layer without content has no key."""
-    _, before = split_folded(global_state)
+    adapter, before = split_folded(global_state)
     after = {}
     for layer, factors in more.items():
         parts = [(1.0, factors)]
         if layer + A in before:
             parts.append((1.0, factors_of(before, layer)))
-        total = stacked(parts).compressed()
+        beside = factors_of(adapter, layer).svd()[1][0] if layer + A in adapter else 0.0
+        total = stacked(parts).compressed(float(beside))
         if total.a.shape[0]:
             after[layer] = total
     return to_state(after, FOLDED)
@@ -146,7 +151,7 @@ def truncated(product: Factors, like: Factors) -> tuple[Factors, Factors]:
     """
     rank = like.a.shape[0]
     u, s, vt = product.svd()
-    known = int(np.count_nonzero(s[:rank] > _NOISE * s[0])) if s.size and s[0] > 0 else 0
+    known = int(np.count_nonzero(s[:rank] > _NOISE * s[0])) if s.size else 0
     rows = vt[:known]
     if known < rank:
         rest = like.a - (like.a @ rows.T) @ rows
@@ -158,6 +163,16 @@ def truncated(product: Factors, like: Factors) -> tuple[Factors, Factors]:
     carried[:, :known] = u[:, :known] * s[:known]
     kept = Factors(carried @ turn.T / length, length * turn @ rows)
     return kept, Factors(u[:, known:] * s[known:], vt[known:])
+
+
+def check_finite(state: AdapterState, round: int) -> None:
+    """Raises FederationError where an array of a global state is not finite after a round."""
+    for name, array in sorted(state.items()):
+        if not np.all(np.isfinite(array)):
+            raise FederationError(
+                f"array '{name.removeprefix(FOLDED)}' of the global adapter is not finite after round {round}",
+                "go back to the last checkpoint and lower the learning rate",
+            )
 
 
 def plus(start: AdapterState, change: AdapterState) -> AdapterState:

@@ -110,5 +110,7 @@ class RobustMean:
     def result(self) -> Combined:
         """Raises FederationError where the rule cannot bear so many hostile ones among so few."""
         verdict = screen(self._updates)
-        mean = self._rule(verdict.kept, tolerate=self._tolerate)
+        # Whoever was left out is one hostile hospital fewer for the rule to bear.
+        tolerate = max(0, self._tolerate - (len(self._updates) - len(verdict.kept)))
+        mean = self._rule(verdict.kept, tolerate=tolerate)
         return Combined(mean, tuple(sorted(update.hospital for update in verdict.kept)), verdict.blamed)

@@ -77,7 +77,7 @@ def test_hospital_state_moves_only_when_the_round_is_applied(toy):
     algorithm = CountingFedAvg()
     exchange(toy, transport, algorithm)  # abandoned: nobody commits it
     plan, payloads = exchange(toy, transport, algorithm)
-    _, report = apply_round(toy.state("start"), algorithm, plan, payloads)
+    *_, report = apply_round(toy.state("start"), {}, algorithm, plan, payloads)
     states = transport.commit(report)
     assert {name: int(state["rounds"][0]) for name, state in states.items()} == dict.fromkeys(toy.hospitals, 1)
 
@@ -87,7 +87,7 @@ def test_a_refused_hospital_keeps_its_old_state(toy):
     algorithm = CountingFedAvg()
     plan, payloads = exchange(toy, transport, algorithm)
     payloads[1].arrays["layer.lora_A.weight"][0, 0] = np.nan
-    _, report = apply_round(toy.state("start"), algorithm, plan, payloads)
+    *_, report = apply_round(toy.state("start"), {}, algorithm, plan, payloads)
     assert set(transport.commit(report)) == {"hospital_A", "hospital_C"}
 
 
@@ -96,7 +96,7 @@ def test_states_from_a_checkpoint_are_gone_on_from(toy):
     transport = SimulationTransport(toy.trainer(), kept, PrivacySection())
     algorithm = CountingFedAvg()
     plan, payloads = exchange(toy, transport, algorithm)
-    _, report = apply_round(toy.state("start"), algorithm, plan, payloads)
+    *_, report = apply_round(toy.state("start"), {}, algorithm, plan, payloads)
     assert int(transport.commit(report)["hospital_B"]["rounds"][0]) == 42
     assert int(kept["hospital_B"]["rounds"][0]) == 41
 

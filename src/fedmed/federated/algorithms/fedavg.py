@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedmed.config.schema import FederatedSection
-from fedmed.errors import AdapterMismatchError, FederationError, UpdateRejectedError
-from fedmed.federated.lora_products import A, B, prefix, widened
+from fedmed.errors import AdapterMismatchError, UpdateRejectedError
+from fedmed.federated.lora_products import A, B, check_finite, prefix, widened
 from fedmed.federated.means import Combiner, Mean, RobustMean, RunningMean
 from fedmed.types import (
     AdapterState,
@@ -161,12 +161,8 @@ class FedAvg:
         for name, by in move.items():
             before = global_state[name]
             new[name] = (before.astype(np.float64) + by).astype(np.float32)
-            if not np.all(np.isfinite(new[name])):
-                raise FederationError(
-                    f"array '{name}' of the global adapter is not finite after round {acc.plan.round}",
-                    "go back to the last checkpoint and lower the learning rate",
-                )
             squares += float(np.sum(np.square(new[name].astype(np.float64) - before)))
+        check_finite({name: new[name] for name in move}, acc.plan.round)
         report = RoundReport(
             acc.plan.round,
             admitted=combined.used,

@@ -17,11 +17,11 @@ from dataclasses import replace
 import numpy as np
 
 from fedmed.config.schema import FederatedSection
-from fedmed.errors import FederationError
 from fedmed.federated.algorithms.fedavg import FedAvg, Round
 from fedmed.federated.lora_products import (
     A,
     B,
+    check_finite,
     complete,
     factors_of,
     fold,
@@ -33,7 +33,6 @@ from fedmed.federated.lora_products import (
 )
 from fedmed.federated.means import Gathered
 from fedmed.types import (
-    FOLDED,
     AdapterState,
     HospitalState,
     LocalJob,
@@ -106,21 +105,18 @@ class FLora:
         """Fold the mean product and draw the next A. Raises FederationError: the result is not finite."""
         assert isinstance(acc.combiner, Gathered)
         adapter, _ = split_folded(global_state)
+        check_finite(global_state, acc.plan.round)
         trained = []
         for share, change in acc.combiner.shares():
             rank = next(array.shape[0] for key, array in change.items() if key.endswith(A))
-            trained.append((share, plus(prefix(adapter, rank), change)))
+            state = plus(prefix(adapter, rank), change)
+            check_finite(state, acc.plan.round)
+            trained.append((share, state))
         products = {
             layer: stacked((share, factors_of(state, layer)) for share, state in trained)
             for layer in layers_of(adapter)
         }
         folded = fold(global_state, products)
-        broken = sorted(key for key, array in folded.items() if not np.all(np.isfinite(array)))
-        if broken:
-            raise FederationError(
-                f"array '{broken[0].removeprefix(FOLDED)}' is not finite after round {acc.plan.round}",
-                "go back to the last checkpoint and lower the learning rate",
-            )
         squares = sum(float(np.sum(np.square(np.linalg.norm(factors.svd()[1])))) for factors in products.values())
         report = RoundReport(acc.plan.round, acc.combiner.result().used, update_norm=float(np.sqrt(squares)))
         return _fresh(adapter, acc.plan) | folded, server_state, report

@@ -28,13 +28,13 @@ from typing import Literal
 import numpy as np
 
 from fedmed.config.schema import FederatedSection
-from fedmed.errors import FederationError
 from fedmed.federated.algorithms.fedavg import FedAvg, Round, check_same_arrays
 from fedmed.federated.lora_products import (
     A,
     B,
     Factors,
     Matrix,
+    check_finite,
     complete,
     factors_of,
     fold,
@@ -193,6 +193,7 @@ class Sketch:
             report = RoundReport(acc.plan.round, combined.used, lost_energy=0.0)
             return dict(global_state), {}, report  # nobody changed anything, so not even the factors turn
         seed, number = acc.plan.seed, acc.plan.round
+        check_finite(adapter, number)
         kept: dict[str, Factors] = {}
         lost: dict[str, Factors] = {}
         squares = all_energy = lost_energy = 0.0
@@ -211,12 +212,7 @@ class Sketch:
             lost_energy += gone
             all_energy += gone + float(np.sum(np.square(kept[layer].svd()[1])))
         new = to_state(kept)
-        broken = sorted(key for key, array in new.items() if not np.all(np.isfinite(array)))
-        if broken:
-            raise FederationError(
-                f"array '{broken[0]}' of the global adapter is not finite after round {number}",
-                "go back to the last checkpoint and lower the learning rate",
-            )
+        check_finite(new, number)
         server: ServerState = {}
         if self.residual == "fold":
             new |= fold(global_state, lost)
