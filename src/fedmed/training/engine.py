@@ -257,7 +257,10 @@ def _probe(model: Any) -> str | None:
         adapter = HospitalAdapter(get_adapter_state(model), None, device)
         packed = engine.gradients([adapter], [[rows]])[0].loss
     except (AttributeError, TypeError, ValueError, KeyError, NotImplementedError, NonFiniteLossError) as error:
-        return f"the model has another layout ({type(error).__name__})"
+        # The probe's rows are our own, so no record can be in the message.
+        log.debug("the engine's probe failed", exc_info=True)
+        first = (str(error).splitlines() or [""])[0]
+        return f"the model has another layout ({type(error).__name__}{': ' if first else ''}{first})"
     finally:
         model.train(was_training)
     plain = float(losses_apart(model, PROBE_ROWS).mean())
