@@ -162,7 +162,8 @@ def machine_rate(
 
 
 def _with_precision(training: TrainingSection, bf16: bool) -> TrainingSection:
-    return training.model_copy(update={"precision": "bf16" if bf16 else "fp32"})
+    # nothing is compiled on tensors without data
+    return training.model_copy(update={"precision": "bf16" if bf16 else "fp32", "compile": "off"})
 
 
 def _plain_linear(module: Any, head: torch.Tensor) -> bool:
