@@ -1,6 +1,6 @@
 """The demo with its references: ``make bench-demo`` -> benchmarks/results/demo.json and docs/demo.svg.
 
-Resumable: a run that was cut off goes on where it was; a finished one is only drawn again.
+Resumable: a run of the same sources that was cut off goes on where it was; a finished one is only drawn again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedmed.config.load import config_digest, load_config
+from stamp import stamp
+
+from fedmed.config.load import load_config
+from fedmed.config.recipes import find_recipe
+from fedmed.config.schema import FedMedConfig
 from fedmed.pipeline.comparison import REFERENCES
 from fedmed.pipeline.federation import resume_federation, run_federation
 
@@ -24,9 +28,13 @@ KEPT = (
 
 
 def measure(recipe: str) -> dict[str, Any]:
-    """Run the recipe with all references, or take up the run of the same settings."""
+    """Run the recipe with all references, or take up the run of the same settings and sources."""
     config = load_config(recipe)
-    folder = Path("output-models") / f"bench-{recipe}-{config_digest(config)[:12]}"
+    about, digest = stamp(config.as_dict(), Path(__file__), find_recipe(recipe))
+    return _run(config, recipe, Path("output-models") / f"bench-{recipe}-{digest}") | {"environment": about}
+
+
+def _run(config: FedMedConfig, recipe: str, folder: Path) -> dict[str, Any]:
     if (folder / "summary.json").is_file():
         summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         return summary if summary["status"] == "finished" else resume_federation(folder, compare=REFERENCES).summary

@@ -7,7 +7,6 @@ whole simulation (plan, train, admit, sum). Finished lines are kept, so a bench 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import json
 import statistics
@@ -16,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from stamp import stamp
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "scale.json"
@@ -77,16 +78,13 @@ def measure(model_name: str, hospitals: int, sampled: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    from fedmed.pipeline.run_folder import environment
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--line", nargs=2, metavar=("NUMBER", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.line:
         Path(args.line[1]).write_text(json.dumps(measure(*LINES[int(args.line[0])])), encoding="utf-8")
         return
-    about = environment()
-    digest = hashlib.sha256(json.dumps([LINES, ROWS, ROUNDS, about]).encode()).hexdigest()[:12]
+    about, digest = stamp([LINES, ROWS, ROUNDS], Path(__file__))
     work = HERE.parent / "output-models" / f"bench-scale-{digest}"
     work.mkdir(parents=True, exist_ok=True)
     rows = []

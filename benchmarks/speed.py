@@ -9,7 +9,6 @@ without an engine around it. Sides alternate; each finished one is kept, so a be
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import statistics
 import subprocess
@@ -18,6 +17,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from stamp import stamp
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "speed.json"
@@ -186,8 +187,6 @@ def gemm_gflops() -> dict[str, float]:
 
 
 def main() -> None:
-    from fedmed.pipeline.run_folder import environment
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--ours", nargs=2, type=Path, help=argparse.SUPPRESS)
@@ -195,8 +194,8 @@ def main() -> None:
     if args.ours:
         ours(*args.ours)
         return
-    about = environment()
-    digest = hashlib.sha256(json.dumps([config().as_dict(), has_flower(), about]).encode()).hexdigest()[:12]
+    other_side = FLOWER if has_flower() else HERE / "peer.py"
+    about, digest = stamp([config().as_dict(), has_flower()], Path(__file__), other_side)
     work = HERE.parent / "output-models" / f"bench-speed-{digest}"
     if not (work / "init.safetensors").is_file():
         prepare(work)

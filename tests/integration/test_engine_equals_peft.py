@@ -185,3 +185,16 @@ def test_a_model_that_ignores_positions_goes_the_plain_path(caplog):
     model = setup_lora(base, LoraSection(r=4, target_modules=("q_proj",)))
     assert not fits(model)
     assert "plain path" in caplog.text
+
+
+def test_a_probe_that_fails_says_why_in_the_log_and_where_at_debug_level(tiny_llama, caplog, monkeypatch):
+    def other(*_):
+        raise AttributeError("'Odd' object has no attribute 'layers'\nmore")
+
+    monkeypatch.setattr("fedmed.training.engine._body_and_head", other)
+    model = setup_lora(tiny_llama[0])
+    with caplog.at_level("DEBUG", logger="fedmed.training.engine"):
+        assert not fits(model)
+    assert "the model has another layout (AttributeError: 'Odd' object has no attribute 'layers')" in caplog.text
+    (traced,) = [record for record in caplog.records if record.levelname == "DEBUG" and record.exc_info]
+    assert traced.exc_info[0] is AttributeError

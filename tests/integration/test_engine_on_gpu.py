@@ -56,3 +56,17 @@ def test_the_gpu_gives_the_losses_of_the_cpu(tiny_gemma, precision):
         (result,) = EngineTrainer(model, {"a": rows(40, 6)}, config).run([LocalJob("a", 1, 1, 17, start)])
         losses.append(result.metrics.step_losses)
     assert losses[1] == pytest.approx(losses[0], rel=1e-4 if precision == "fp32" else 0.02)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_compiling_changes_no_loss_on_the_gpu(tiny_gemma, checkpointed):
+    model = setup_lora(tiny_gemma[0], LoraSection(r=4)).to("cuda")
+    start, losses = get_adapter_state(model), []
+    for compiled in ("off", "on"):
+        config = TrainingSection(
+            max_steps=3, gradient_accumulation_steps=1, precision="fp32", compile=compiled,
+            gradient_checkpointing=checkpointed,
+        )  # fmt: skip
+        (result,) = EngineTrainer(model, {"a": rows(40, 6)}, config).run([LocalJob("a", 1, 1, 17, start)])
+        losses.append(result.metrics.step_losses)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

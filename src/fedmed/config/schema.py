@@ -103,6 +103,8 @@ class TrainingSection(Section):
     engine: Literal["packed", "single"] = "packed"  # packed: several hospitals in one pass; single: repeatable bits
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # of the arithmetic
     gradient_checkpointing: bool = False  # less memory, about a third slower
+    # torch.compile for norms and MLPs without an adapter; auto: on CUDA only.
+    compile: Literal["auto", "on", "off"] = "auto"
     threads: Positive | None = None  # CPU threads; None: all
     dataset: DatasetSection = DatasetSection()  # which records
     evaluation: EvaluationSection = EvaluationSection()  # how much is measured

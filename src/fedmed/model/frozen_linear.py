@@ -24,10 +24,24 @@ _ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """``x [T, k]`` times ``weight [n, k]`` transposed, [T, n]; no gradient flows through it."""
     if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and _ONEDNN:
-        # What torch's own compiler emits for a linear layer on a CPU; takes transposed views as they are.
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+        y: torch.Tensor = _opaque(x, weight) if torch.compiler.is_compiling() else _onednn(x, weight)
         return y
     return torch.nn.functional.linear(x, weight)
+
+
+def _onednn(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    # What torch's own compiler emits for a linear layer on a CPU; takes transposed views as they are.
+    y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return y
+
+
+# torch.compile lowers that operator only with weights that are constants of its graph, and fails with ours.
+_opaque = torch.library.custom_op("fedmed::frozen_product", _onednn, mutates_args=())
+
+
+@_opaque.register_fake
+def _shape_of_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 class _FrozenLinear(torch.autograd.Function):

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedmed.config.schema import FedMedConfig
+from fedmed.config.schema import FedMedConfig, LoraSection
 from fedmed.model.packed_lora import setting_against
 from fedmed.model.plan_shapes import shape_of
 from fedmed.training.memory import StepMemory, machine_rate, precision_of, step_memory
@@ -18,6 +18,7 @@ _TOKENIZER_BYTES = 1000  # a word of the vocabulary, in the tokenizer; measured 
 _CUDA_GIB = 0.6  # context and cuBLAS workspace; an assumption
 _ALLOCATOR = 0.25  # of the activations on top, on a CPU: what malloc does not give back; measured on three shapes
 _ROW_TOKENS = 64  # of an average record, where nothing is known of the data; half of them answer
+_WORTH_SAYING = 0.02  # of the peak: what grows with the rank and is less is not worth a line that does not fit
 _SHARE_OF_PEAK = 0.5  # of the machine's fastest product, that training reaches; see benchmarks/results/speed.json
 
 
@@ -92,10 +93,10 @@ def make_plan(
         storage_bytes={
             "checkpoints": adapter * config.federated.keep_rounds,
             "adapter": adapter,
-            "base_model": (memory.body_parameters + memory.head_parameters) * dtype.itemsize,
+            "base_model": (memory.body_parameters + memory.head_parameters + memory.lookup_parameters) * dtype.itemsize,
         },
         assumptions=[*_assumptions(rows, gpu, rate, tflops), *_path(config)],
-        advice=[] if peak <= budget else _advice(config, shape, gpu, asked, process, budget),
+        advice=[] if peak <= budget else _advice(config, shape, gpu, asked, breakdown, budget),
     )
 
 
@@ -146,8 +147,10 @@ def _path(config: FedMedConfig) -> list[str]:
     return [f"the plain path, which makes whole logits: {reason}"]
 
 
-def _advice(config: FedMedConfig, shape: Any, gpu: bool, asked: int, process: float, budget: float) -> list[str]:
-    """Single changes, each with the peak it would give; counted as the plan itself is."""
+def _advice(
+    config: FedMedConfig, shape: Any, gpu: bool, asked: int, planned: dict[str, float], budget: float
+) -> list[str]:
+    """Single changes, each with the peak it would give; counted as the plan itself is, whose GiB are ``planned``."""
     training, model = config.training, config.model
     trials: list[tuple[str, FedMedConfig]] = []
     if not training.gradient_checkpointing:
@@ -163,6 +166,9 @@ def _advice(config: FedMedConfig, shape: Any, gpu: bool, asked: int, process: fl
         trials.append(("model.quantization=4bit", _with(config, model={"quantization": "4bit"})))
     if gpu and model.dtype == "fp32":
         trials.append(("model.dtype=bf16", _with(config, model={"dtype": "bf16"})))
+    if rank := _smaller_rank(model.lora.r, planned, budget):
+        lora = _same_scale(model.lora, rank)
+        trials.append((f"model.lora.r={rank} and alpha={lora.alpha:g}", _with(config, model={"lora": lora})))
     if setting_against(model.lora.dropout, model.lora.use_dora):
         on_engine = model.lora.model_copy(update={"dropout": 0.0, "use_dora": False})
         trials.append(("model.lora.dropout=0.0 and use_dora=false", _with(config, model={"lora": on_engine})))
@@ -170,10 +176,25 @@ def _advice(config: FedMedConfig, shape: Any, gpu: bool, asked: int, process: fl
     for setting, changed in trials:
         dtype, bf16 = precision_of(changed, gpu=gpu)
         parts = _parts(step_memory(changed, shape, dtype, bf16=bf16, hospitals=asked), gpu)
-        needed = sum(parts.values()) + process
+        needed = sum(parts.values()) + planned["process"]
         verdict = "fits" if needed <= budget else "not enough alone"
         advice.append(f"{setting}: {needed:.2f} GiB ({verdict})")
     return [*advice, "a smaller base model"]
+
+
+def _smaller_rank(rank: int, planned: dict[str, float], budget: float) -> int | None:
+    """The largest power of two below ``rank`` that fits, else half of it where that saves something; None: no help."""
+    grows_with_rank, peak = planned["adapters"] + planned["optimiser"], sum(planned.values())
+    bearable = int(rank * (1 - (peak - budget) / grows_with_rank))
+    if bearable >= 1:
+        return int(2 ** (min(bearable, rank - 1).bit_length() - 1))
+    return rank // 2 if rank > 1 and grows_with_rank >= _WORTH_SAYING * peak else None
+
+
+def _same_scale(lora: LoraSection, rank: int) -> LoraSection:
+    """Another rank, with the alpha that leaves the adapter's scale as it was."""
+    share = rank / lora.r
+    return lora.model_copy(update={"r": rank, "alpha": lora.alpha * (share**0.5 if lora.use_rslora else share)})
 
 
 def _with(config: FedMedConfig, **sections: dict[str, Any]) -> FedMedConfig:

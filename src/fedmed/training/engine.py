@@ -31,6 +31,7 @@ from fedmed.model.hardware import give_back_free_memory
 from fedmed.model.packed_attention import layout, rows_apart
 from fedmed.model.packed_lora import HospitalAdapter, Pass, Segment, installed, why_not
 from fedmed.model.packing import PROBE_ROWS, group_by_tokens, losses_apart, pack_rows
+from fedmed.training.compiling import compiled, compiled_parts
 from fedmed.training.plain import OnStep, train_plain, use_threads
 from fedmed.training.stepper import (
     AdapterOptimizer,
@@ -146,7 +147,7 @@ class Engine:
 
     Args:
         model: a PEFT model that ``fits``.
-        config: precision, checkpointing.
+        config: precision, checkpointing, compiling.
     """
 
     def __init__(self, model: Any, config: TrainingSection) -> None:
@@ -157,6 +158,7 @@ class Engine:
         self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         self.loss = answer_loss  # the planner watches it
         use_checkpointing(model, config.gradient_checkpointing)
+        self.compiled = compiled_parts(model, config.compile)
 
     def gradients(
         self,
@@ -182,7 +184,7 @@ class Engine:
         losses = [0.0] * len(adapters)
         current = Pass(self.device)
         self.model.train()
-        with installed(self.model, current):
+        with installed(self.model, current), compiled(self.compiled, self.config.compile):
             for group in group_by_tokens([_tokens(batch) for _, batch in items], TOKENS_PER_PASS):
                 chosen = [items[index] for index in group]
                 losses_of, counts = self.pass_losses(current, [(adapters[n], answers[n], batch) for n, batch in chosen])
@@ -259,11 +261,14 @@ def _probe(model: Any) -> str | None:
     device = _device(model)
     was_training = model.training
     try:
-        engine = Engine(model, TrainingSection(precision="fp32"))
+        engine = Engine(model, TrainingSection(precision="fp32", compile="off"))
         adapter = HospitalAdapter(get_adapter_state(model), None, device)
         packed = engine.gradients([adapter], [[rows]])[0].loss
     except (AttributeError, TypeError, ValueError, KeyError, NotImplementedError, NonFiniteLossError) as error:
-        return f"the model has another layout ({type(error).__name__})"
+        # The probe's rows are our own, so no record can be in the message.
+        log.debug("the engine's probe failed", exc_info=True)
+        first = (str(error).splitlines() or [""])[0]
+        return f"the model has another layout ({type(error).__name__}{': ' if first else ''}{first})"
     finally:
         model.train(was_training)
     plain = float(losses_apart(model, PROBE_ROWS).mean())

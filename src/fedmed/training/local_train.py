@@ -8,12 +8,13 @@ from typing import Any
 
 from fedmed.config.load import default_config
 from fedmed.config.schema import FedMedConfig
-from fedmed.data.encode import encode_records
+from fedmed.data.token_cache import cached_rows
 from fedmed.errors import EmptyDataError, TrainingError
 from fedmed.model.adapter import get_adapter_state, save_adapter, set_adapter_state
 from fedmed.training.engine import EngineTrainer
 from fedmed.training.plain import OnStep
 from fedmed.types import AdapterState, LocalJob, TrainMetrics
+from fedmed.utils.cache import cache_root
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,13 @@ def train_local(
         )
     if not hasattr(model, "peft_config"):
         raise TrainingError("the model has no LoRA adapter", "call setup_lora(model) first")
-    rows, report = encode_records(
+    rows, report = cached_rows(
         [row for row in train_dataset if row.get("split", "train") != "test"],
         tokenizer,
         prompt_template=config.model.prompt_template,
         answer_prefix=config.model.answer_prefix,
         max_length=config.model.max_length,
+        root=cache_root() if config.training.dataset.token_cache else None,
     )
     if report.dropped and not rows:
         raise EmptyDataError(f"all {report.dropped} training records are over-long", "raise model.max_length")

@@ -49,8 +49,9 @@ class StepMemory:
     logits: int  # slices of the output layer's result alive at the peak
     tokens: int  # of the pass
     adapter_numbers: int  # of one hospital
-    body_parameters: int
+    body_parameters: int  # that multiply every token
     head_parameters: int
+    lookup_parameters: int  # of embeddings that are no output layer: looked up, not multiplied
 
     @property
     def peak(self) -> int:
@@ -94,6 +95,8 @@ def step_memory(config: FedMedConfig, shape: Any, dtype: torch.dtype, *, bf16: b
         else:
             start = {key: np.zeros(tuple(parameter.shape), dtype=np.float32) for key, parameter in named.items()}
             _count_engine(counter, model, [start] * side_by_side, rows, _with_precision(training, bf16))
+        tables = {id(m.weight): m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+        lookup = sum(table.numel() for table in tables.values() if table is not head)
         dequantised = 0
         if model_config.quantization == "4bit":
             dequantised = max(m.weight.numel() for m in model.modules() if _plain_linear(m, head)) * 2
@@ -105,8 +108,9 @@ def step_memory(config: FedMedConfig, shape: Any, dtype: torch.dtype, *, bf16: b
         logits=counter.loss_at_peak,
         tokens=own_tokens * side_by_side,
         adapter_numbers=numbers,
-        body_parameters=total - head.numel(),
+        body_parameters=total - head.numel() - lookup,
         head_parameters=head.numel(),
+        lookup_parameters=lookup,
     )
 
 
@@ -162,7 +166,8 @@ def machine_rate(
 
 
 def _with_precision(training: TrainingSection, bf16: bool) -> TrainingSection:
-    return training.model_copy(update={"precision": "bf16" if bf16 else "fp32"})
+    # nothing is compiled on tensors without data
+    return training.model_copy(update={"precision": "bf16" if bf16 else "fp32", "compile": "off"})
 
 
 def _plain_linear(module: Any, head: torch.Tensor) -> bool:

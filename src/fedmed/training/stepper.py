@@ -16,6 +16,7 @@ from fedmed.errors import NonFiniteLossError
 from fedmed.model.adapter import adapter_parameters
 from fedmed.model.hardware import keep_global_generators
 from fedmed.model.packing import pack_rows, packs, token_losses
+from fedmed.training.compiling import compiled, compiled_parts
 from fedmed.types import TrainMetrics
 from fedmed.utils.random_streams import stream_seed
 
@@ -123,7 +124,7 @@ class LoraStepper:
 
     Args:
         model: a PEFT model.
-        config: precision, clipping, weight decay, checkpointing.
+        config: precision, clipping, weight decay, checkpointing, compiling.
         trainable: PEFT keys that move; None: all.
         proximal_mu: FedProx's mu, pulling towards the parameters as they are now.
     """
@@ -144,6 +145,7 @@ class LoraStepper:
             self.parameters, config, proximal_mu=proximal_mu, fused=self.device.type == "cuda"
         )
         use_checkpointing(model, config.gradient_checkpointing)
+        self.compiled = compiled_parts(model, config.compile)
         model.train()
 
     def step(self, micro_batches: Sequence[Sequence[EncodedRow]], learning_rate: float, where: str) -> StepResult:
@@ -165,13 +167,16 @@ class LoraStepper:
             parameter.grad = None
         total = 0.0
         for pack in packed:
-            with autocast(self.config, self.device):
-                losses = token_losses(self.model, pack)
-            loss = losses.sum() / answer_tokens
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise not_finite("loss", value, where)
-            torch.autograd.backward(loss)
+            with compiled(
+                self.compiled, self.config.compile
+            ):  # also while gradients are taken: checkpointing runs layers again
+                with autocast(self.config, self.device):
+                    losses = token_losses(self.model, pack)
+                loss = losses.sum() / answer_tokens
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise not_finite("loss", value, where)
+                torch.autograd.backward(loss)
             total += value
         self.optimizer.prepare(where)
         self.optimizer.step(learning_rate)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedmed.config.schema import FedMedConfig, TrainingSection
+from fedmed.config.schema import DatasetSection, FedMedConfig, TrainingSection
 from fedmed.data.encode import EncodedRow
 from fedmed.errors import EmptyDataError, NonFiniteLossError, TrainingError
 from fedmed.model.adapter import adapter_parameters, adapter_sha256, get_adapter_state, set_adapter_state
@@ -190,6 +190,24 @@ def test_train_local_uses_the_models_own_tokenizer(tiny_llama):
     model, tokenizer = tiny_llama
     model.fedmed_tokenizer = tokenizer
     assert train_local(setup_lora(model), RECORDS, config=small()).metrics.steps == 2
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_train_local_keeps_tokens_only_if_the_setting_says_so(tiny_llama, tmp_path, monkeypatch, wanted):
+    monkeypatch.setattr("fedmed.data.token_cache.SMALLEST", 0)
+    monkeypatch.setenv("FEDMED_CACHE", str(tmp_path))
+    model, tokenizer = tiny_llama
+    model = setup_lora(model)
+    start = get_adapter_state(model)
+    config = small(dataset=DatasetSection(token_cache=wanted))
+    first = train_local(model, RECORDS, tokenizer, config)
+    assert len(list(tmp_path.glob("tokens/*.safetensors"))) == wanted
+    if wanted:  # then the second reading tokenises nothing
+        monkeypatch.setattr("fedmed.data.token_cache.encode_records", None)
+    set_adapter_state(model, start)
+    again = train_local(model, RECORDS, tokenizer, config)
+    assert again.num_samples == first.num_samples == 6
+    assert again.metrics.step_losses == pytest.approx(first.metrics.step_losses, rel=1e-6)
 
 
 def test_train_local_says_what_is_missing(tiny_llama):

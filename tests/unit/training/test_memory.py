@@ -40,7 +40,7 @@ def test_weights_are_counted_as_the_bytes_they_take(tiny_llama):
     config = load_config(None, (), ["model.name=builtin:tiny-llama", "model.max_length=32"])
     memory = step_memory(config, shape_of(config.model.name), torch.float32, bf16=False, hospitals=4)
     assert memory.weights == sum(parameter.numel() * 4 for parameter in tiny_llama[0].parameters())
-    assert memory.body_parameters + memory.head_parameters == memory.weights // 4
+    assert memory.body_parameters + memory.head_parameters + memory.lookup_parameters == memory.weights // 4
     assert memory.activations > 0
 
 
@@ -67,6 +67,54 @@ def test_a_plan_that_does_not_fit_says_what_to_change_and_what_that_gives():
     plan = make_plan(load_config("gpu_32gb"), budget_gib=12)
     assert not plan.fits
     assert any(line.startswith("model.quantization=4bit") and line.endswith("(fits)") for line in plan.advice)
+
+
+def test_operations_of_the_mistral_recipe_are_those_counted_by_hand():
+    plan = make_plan(load_config("gpu_32gb"))
+    attention = 2 * 4096 * 4096 + 2 * 4096 * 1024  # q and o, k and v
+    layer = attention + 3 * 4096 * 14_336 + 2 * 4096  # the MLP, two norms
+    body, head = 32 * layer + 4096, 32_000 * 4096  # the final norm; the input embedding is looked up
+    tokens = 4 * 10 * 13_500 * 64  # hospitals, rounds, rows of two epochs over a quarter of 27,000 records, tokens
+    assert plan.flop == 4 * (body * tokens + head * tokens / 2)  # forward and the gradient of the input
+    assert plan.storage_bytes["base_model"] == 2 * (body + 2 * head)
+
+
+def test_a_tied_embedding_counts_once_as_the_output_layer():
+    config = load_config(None, (), ["model.max_length=32"])
+    memory = step_memory(config, shape_of(config.model.name), torch.float32, bf16=False, hospitals=1)
+    assert memory.head_parameters == 262_144 * 640
+    assert memory.lookup_parameters == 0
+
+
+WIDE_RANK = ["model.name=builtin:tiny-llama", "model.max_length=32", "training.batch_size=1"]
+
+
+@pytest.mark.parametrize(("rslora", "alpha"), [(False, 32), (True, 64)])
+def test_a_smaller_rank_is_advised_where_adapters_are_what_is_too_much(rslora, alpha):
+    settings = [*WIDE_RANK, "model.lora.r=512", "model.lora.alpha=128.0", f"model.lora.use_rslora={rslora}".lower()]
+    plan = make_plan(load_config(None, (), settings), budget_gib=1.0)
+    assert plan.fits
+    held = plan.breakdown["adapters"] + plan.breakdown["optimiser"]
+    tight = make_plan(load_config(None, (), settings), budget_gib=plan.peak_gib - 0.7 * held)
+    assert not tight.fits
+    (line,) = [line for line in tight.advice if line.startswith("model.lora.r=")]
+    assert line.startswith(f"model.lora.r=128 and alpha={alpha}: ")
+    assert line.endswith("(fits)")
+
+
+def test_a_smaller_rank_is_advised_where_little_is_missing_and_half_of_it_where_it_is_not_enough():
+    full = make_plan(load_config("gpu_32gb")).peak_gib
+    near = make_plan(load_config("gpu_32gb"), budget_gib=full - 0.05).advice
+    assert any(line.startswith("model.lora.r=8 and alpha=16: ") and line.endswith("(fits)") for line in near)
+    far = make_plan(load_config(None, (), [*WIDE_RANK, "model.lora.r=512"]), budget_gib=0.01).advice
+    assert any(line.startswith("model.lora.r=256 ") and line.endswith("(not enough alone)") for line in far)
+
+
+def test_a_smaller_rank_is_not_advised_where_it_hardly_helps_or_cannot_be():
+    wide = [*WIDE_RANK, "model.lora.r=1"]
+    for settings, recipe in ((wide, None), ([], "gpu_32gb")):
+        plan = make_plan(load_config(recipe, (), settings), budget_gib=0.01)
+        assert not any(line.startswith("model.lora.r=") for line in plan.advice)
 
 
 def test_a_setting_that_takes_the_plain_path_is_planned_with_whole_logits():
