@@ -20,8 +20,8 @@ TOY_SHAPES = {"layer.lora_A.weight": (2, 5), "layer.lora_B.weight": (4, 2)}
 PAIRS = {
     "narrow.lora_A.weight": (2, 5),
     "narrow.lora_B.weight": (4, 2),
-    "wide.lora_A.weight": (2, 60),
-    "wide.lora_B.weight": (40, 2),
+    "wide.lora_A.weight": (2, 80),
+    "wide.lora_B.weight": (60, 2),
 }
 
 
@@ -126,9 +126,9 @@ class Toy:
 
 
 class PairsToy(Toy):
-    """Five hospitals, two adapted layers: one narrow, one so wide that sketches are smaller than its product."""
+    """Six hospitals, two adapted layers: one narrow, one so wide that sketches are smaller than its product."""
 
-    hospitals = ("hospital_A", "hospital_B", "hospital_C", "hospital_D", "hospital_E")
+    hospitals = tuple(f"hospital_{letter}" for letter in "ABCDEF")  # Krum bears one hostile among five: one to spare
     shapes = PAIRS
 
     def trainer(self, hospitals: Sequence[str] = hospitals) -> Any:
@@ -141,7 +141,7 @@ class PairsToy(Toy):
 
 @pytest.fixture(scope="session")
 def pairs_toy() -> PairsToy:
-    """A five-hospital federation whose loss is about products B A."""
+    """A six-hospital federation whose loss is about products B A."""
     return PairsToy()
 
 
