@@ -21,6 +21,9 @@ def register(app: typer.Typer) -> None:
 def ask(
     question: Annotated[str, typer.Argument(help="A medical question in plain words.")],
     run: Annotated[str | None, typer.Option("--run", help="Run to ask, by name or path. Default: the latest.")] = None,
+    hospital: Annotated[
+        str | None, typer.Option("--hospital", help="Whose adapter, where the run gave every hospital its own.")
+    ] = None,
     base: Annotated[bool, typer.Option("--base", help="Ask the base model, without any adapter.")] = False,
     show_withheld: Annotated[
         bool, typer.Option("--show-withheld", help="Also show a withheld text, marked; for professionals.")
@@ -39,8 +42,8 @@ def ask(
     from fedmed.safety.assistant import answer_at_once, ask_once
     from fedmed.utils.runs import find_run, latest_run
 
-    if base and run is not None:
-        raise typer.BadParameter("give --run or --base, not both")
+    if base and (run is not None or hospital is not None):
+        raise typer.BadParameter("give --base or a run, not both")
     try:
         folder = None if base else latest_run() if run is None else find_run(run)
     except RunNotFoundError:
@@ -49,7 +52,7 @@ def ask(
         if answer is None:
             raise
     else:
-        answer = ask_once(question, folder, overrides=overrides or (), show_withheld=show_withheld)
+        answer = ask_once(question, folder, hospital=hospital, overrides=overrides or (), show_withheld=show_withheld)
     if as_json:
         typer.echo(json.dumps({name: getattr(answer, name) for name in _FIELDS}, ensure_ascii=False))
     else:

@@ -61,9 +61,12 @@ def check(
 ) -> None:
     """Check settings and report everything that is wrong at once, each with its file and line."""
     from fedmed.config.load import config_digest, load_config
+    from fedmed.federated.algorithms import check_combination
 
     given = [*(config or ()), *(files or ())]
-    digest = config_digest(load_config(recipe, given, overrides or ()))
+    settings = load_config(recipe, given, overrides or ())
+    check_combination(settings)
+    digest = config_digest(settings)
     checked = [*([f"recipe {recipe}"] if recipe else []), *map(str, given), *(overrides or ())]
     if as_json:
         typer.echo(json.dumps({"ok": True, "checked": checked, "digest": digest}))

@@ -67,7 +67,10 @@ def _print(made: Plan) -> None:
         console.print(f"  instead  {line}", highlight=False)
     shown = "unknown" if made.time_s is None else f"{made.time_s / 60:,.1f} min"
     console.print(f"time     {shown}", highlight=False)
-    console.print(f"wire     {made.wire_bytes['up'] / 1e6:,.1f} MB up, as much down", highlight=False)
+    console.print(
+        f"wire     {made.wire_bytes['up'] / 1e6:,.1f} MB up, {made.wire_bytes['down'] / 1e6:,.1f} MB down",
+        highlight=False,
+    )
     console.print(f"storage  {sum(made.storage_bytes.values()) / 1e9:,.2f} GB", highlight=False)
     for line in made.assumptions:
         console.print(f"[dim]{line}[/dim]", highlight=False)

@@ -65,7 +65,7 @@ class AllOrSampled:
     ranks: Mapping[str, int] = field(default_factory=dict)  # hospital -> LoRA rank; absent: the adapter's
     tolerate: int = 0  # hostile hospitals that a robust rule bears
 
-    def plan(self, round: int, history: Sequence[RoundReport]) -> RoundPlan | None:
+    def plan(self, round: int, history: Sequence[RoundReport] = ()) -> RoundPlan:
         """Never stops early; the sample keeps the order of ``hospitals``."""
         asked = self.hospitals
         if self.hospitals_per_round is not None and self.hospitals_per_round < len(asked):

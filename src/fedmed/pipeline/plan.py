@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedmed.config.schema import FedMedConfig, LoraSection
+from fedmed.federated.traffic import traffic
 from fedmed.model.packed_lora import setting_against
 from fedmed.model.plan_shapes import shape_of
 from fedmed.training.memory import StepMemory, machine_rate, precision_of, step_memory
@@ -76,7 +77,6 @@ def make_plan(
     flop = 4.0 * (memory.body_parameters * tokens + memory.head_parameters * tokens / 2)
     rate = tflops * 1e12 if tflops is not None else (None if gpu else machine_rate())
     adapter = 4 * memory.adapter_numbers
-    sent = adapter * asked * config.federated.rounds
     return Plan(
         model=model.name,
         device="gpu" if gpu else "cpu",
@@ -89,7 +89,7 @@ def make_plan(
         adapter_parameters=memory.adapter_numbers,
         time_s=None if rate is None else round(flop / (rate * _SHARE_OF_PEAK), 1),
         flop=flop,
-        wire_bytes={"up": sent, "down": sent},
+        wire_bytes=traffic(config, memory.adapter_shapes),
         storage_bytes={
             "checkpoints": adapter * config.federated.keep_rounds,
             "adapter": adapter,

@@ -47,22 +47,25 @@ class MedicalAssistant:
         self._tokenizer = tokenizer
 
     @classmethod
-    def from_run(cls, run_folder: Path, overrides: Sequence[str] = ()) -> MedicalAssistant:
+    def from_run(
+        cls, run_folder: Path, overrides: Sequence[str] = (), *, hospital: str | None = None
+    ) -> MedicalAssistant:
         """The adapter of a finished run on its base model.
 
         Args:
-            run_folder: holds ``config.yaml`` and ``adapter/``.
+            run_folder: holds ``config.yaml`` and ``adapter/``, or ``hospitals/<name>/adapter/``.
+            hospital: whose adapter, where a personal method gave every hospital its own.
             overrides: ``section.key=value`` on top of the run's settings.
 
         Raises:
             RunNotFoundError: the folder has no finished adapter. ConfigError, ModelError, SafetyPolicyError.
         """
-        config = _run_config(run_folder, overrides)
+        config = _run_config(run_folder, overrides, hospital)
         from fedmed.model.adapter import attach_adapter
         from fedmed.model.load_model import load_model_and_tokenizer
 
         base, tokenizer = load_model_and_tokenizer(config=config.model)
-        model = attach_adapter(base, run_folder / "adapter")
+        model = attach_adapter(base, _adapter_folder(run_folder, hospital))
         return cls(model, tokenizer, config=config, run=_run_name(run_folder), model_name=config.model.name)
 
     @classmethod
@@ -120,13 +123,19 @@ class MedicalAssistant:
 
 
 def ask_once(
-    question: str, run_folder: Path | None, *, overrides: Sequence[str] = (), show_withheld: bool = False
+    question: str,
+    run_folder: Path | None,
+    *,
+    hospital: str | None = None,
+    overrides: Sequence[str] = (),
+    show_withheld: bool = False,
 ) -> Answer:
     """Answer one question with the model of a run, loading it only when the question may reach a model.
 
     Args:
         question: plain text.
         run_folder: a finished run; None: the base model of the settings.
+        hospital: see ``MedicalAssistant.from_run``.
         overrides: ``section.key=value`` on top of the settings.
         show_withheld: see ``MedicalAssistant.ask``.
 
@@ -134,14 +143,14 @@ def ask_once(
         RunNotFoundError, ConfigError, ModelError, SafetyPolicyError.
     """
     if run_folder is not None:
-        config = _run_config(run_folder, overrides)
+        config = _run_config(run_folder, overrides, hospital)
     else:
         config = load_config(None, (), overrides) if overrides else default_config()
     at_once = answer_at_once(question, config, run=_run_name(run_folder) if run_folder else None)
     if at_once is not None:
         return at_once
     if run_folder is not None:
-        assistant = MedicalAssistant.from_run(run_folder, overrides)
+        assistant = MedicalAssistant.from_run(run_folder, overrides, hospital=hospital)
     else:
         assistant = MedicalAssistant.from_base(config)
     return assistant.ask(question, show_withheld=show_withheld)
@@ -157,10 +166,24 @@ def _run_name(run_folder: Path) -> str:
     return run_folder.resolve().name
 
 
-def _run_config(run_folder: Path, overrides: Sequence[str]) -> FedMedConfig:
-    adapter = run_folder / "adapter"
+def _adapter_folder(run_folder: Path, hospital: str | None) -> Path:
+    return run_folder / "adapter" if hospital is None else run_folder / "hospitals" / hospital / "adapter"
+
+
+def _run_config(run_folder: Path, overrides: Sequence[str], hospital: str | None) -> FedMedConfig:
+    adapter = _adapter_folder(run_folder, hospital)
     needed = (run_folder / "config.yaml", adapter / "adapter_config.json", adapter / "adapter_model.safetensors")
     if not all(file.is_file() for file in needed):
+        own = sorted(path.parent.name for path in run_folder.glob("hospitals/*/adapter"))
+        if own:
+            raise RunNotFoundError(
+                f"{run_folder} has an adapter for each hospital, not a shared one"
+                if hospital is None
+                else f"{run_folder} has no adapter for '{hospital}'",
+                f"choose one with --hospital: {', '.join(own)}",
+            )
+        if hospital is not None:
+            raise RunNotFoundError(f"{run_folder} has one shared adapter", "leave out --hospital")
         hint = "finish it with 'fedmed run --resume', or ask the base model with 'fedmed ask --base'"
         raise RunNotFoundError(f"{run_folder} has no finished adapter", hint)
     return load_config(None, [run_folder / "config.yaml"], overrides)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ class StepMemory:
     logits: int  # slices of the output layer's result alive at the peak
     tokens: int  # of the pass
     adapter_numbers: int  # of one hospital
+    adapter_shapes: Mapping[str, tuple[int, ...]]  # by PEFT's keys
     body_parameters: int  # that multiply every token
     head_parameters: int
     lookup_parameters: int  # of embeddings that are no output layer: looked up, not multiplied
@@ -108,6 +109,7 @@ def step_memory(config: FedMedConfig, shape: Any, dtype: torch.dtype, *, bf16: b
         logits=counter.loss_at_peak,
         tokens=own_tokens * side_by_side,
         adapter_numbers=numbers,
+        adapter_shapes={key: tuple(parameter.shape) for key, parameter in named.items()},
         body_parameters=total - head.numel() - lookup,
         head_parameters=head.numel(),
         lookup_parameters=lookup,

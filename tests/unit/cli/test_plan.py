@@ -18,7 +18,8 @@ def test_the_json_holds_what_a_program_decides_on(capsys):
     assert plan["peak_gib"] < 32
     assert {"weights", "adapters", "optimiser", "activations", "logits"} <= plan["breakdown"].keys()
     assert plan["time_s"] > 0
-    assert plan["wire_bytes"]["up"] == 4 * plan["adapter_parameters"] * 4 * 10  # float32, hospitals, rounds
+    arrays = 4 * plan["adapter_parameters"] * 4 * 10  # float32, hospitals, rounds
+    assert arrays <= plan["wire_bytes"]["up"] < arrays + 40 * 200
 
 
 def test_a_person_sees_whether_it_fits(capsys):
