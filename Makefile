@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-all check bench-demo bench-speed bench-scale format clean browser
+.PHONY: help setup demo test test-all check bench-demo bench-speed bench-scale bench-algorithms bench-robust bench-wire \
+  plots format clean browser
 help:
 	@echo "make setup     build $(VENV) with every extra that installs here"
 	@echo "make demo      four hospitals fine-tune a real model, then answer a question (no GPU, hub or server)"
@@ -14,6 +15,9 @@ help:
 	@echo "make check     ruff, mypy, import direction"
 	@echo "make bench-demo  the demo with its references: benchmarks/results/demo.json, docs/demo.svg"
 	@echo "make bench-speed make bench-scale  the engine against a peer, and with more hospitals: benchmarks/results/"
+	@echo "make bench-algorithms  every federated method, and every reference, at its best learning rate (under an hour)"
+	@echo "make bench-robust make bench-wire  every rule under every attack; every encoding of what travels"
+	@echo "make plots     draw those three: docs/algorithms.svg, docs/robust.svg, docs/wire.svg"
 	@echo "make clean     remove $(VENV) and caches; runs and data stay"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -57,6 +61,13 @@ bench-speed: $(STAMP)
 
 bench-scale: $(STAMP)
 	$(BIN)/python benchmarks/scale.py
+
+# Each finished run is kept under output-models/bench-cache, so a bench that was cut off goes on.
+bench-algorithms bench-robust bench-wire: bench-%: $(STAMP)
+	$(BIN)/python benchmarks/$*.py
+
+plots: $(STAMP)
+	$(BIN)/python benchmarks/plots.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -108,6 +108,9 @@ def _at_rank(shapes: Mapping[str, tuple[int, ...]], rank: int) -> dict[str, tupl
 
 def _take_rank(model: Any, rank: int) -> None:
     """Give every adapted layer A and B of another rank, zeros for now, with the scale it has."""
+    config = model.peft_config[_NAME]
+    config.lora_alpha = _alpha_at(config.r, config.lora_alpha, rank, rslora=config.use_rslora)
+    config.r = rank
     for layer in adapted_layers(model).values():
         for part, side, shape in (
             (layer.lora_A[_NAME], "out_features", (rank, layer.lora_A[_NAME].in_features)),
@@ -116,10 +119,7 @@ def _take_rank(model: Any, rank: int) -> None:
             old = part.weight
             part.weight = torch.nn.Parameter(old.new_zeros(shape), requires_grad=old.requires_grad)
             setattr(part, side, rank)
-        layer.r[_NAME] = rank
-    config = model.peft_config[_NAME]
-    config.lora_alpha = _alpha_at(config.r, config.lora_alpha, rank, rslora=config.use_rslora)
-    config.r = rank
+        layer.r[_NAME], layer.lora_alpha[_NAME] = rank, config.lora_alpha
 
 
 def _alpha_at(rank: int, alpha: float, new_rank: int, *, rslora: bool) -> float:

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedmed.errors import AdapterMismatchError, ModelError
 from fedmed.model.adapter import adapted_layers, scale_of
 from fedmed.types import AdapterState
+
+_HINT = "fold what was trained on this model"
 
 
 @contextlib.contextmanager
@@ -28,34 +31,41 @@ def folded(model: Any, products: AdapterState) -> Iterator[None]:
         products: PEFT keys -> A and B; empty: nothing changes.
 
     Raises:
-        AdapterMismatchError: a layer has no adapter in this model. ModelError: its weights are 4-bit.
+        AdapterMismatchError: a layer has no adapter in this model, or its products have other widths or lack a side.
+        ModelError: its weights are 4-bit.
     """
     layers = adapted_layers(model)
-    names = sorted(key.removesuffix(".lora_A.weight") for key in products if key.endswith(".lora_A.weight"))
+    names = sorted({key.rpartition(".lora_")[0] for key in products})
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
         with torch.no_grad():
             for name in names:
                 if name not in layers:
-                    raise AdapterMismatchError(
-                        f"the base has no adapted layer {name}", "fold what was trained on this model"
-                    )
+                    raise AdapterMismatchError(f"the base has no adapted layer {name}", _HINT)
                 weight = layers[name].get_base_layer().weight
                 if not weight.is_floating_point():
                     raise ModelError(
                         f"the weights of {name} are quantised and cannot be added to",
                         "set model.quantization to null, or choose an algorithm that does not fold",
                     )
-                kept.append((weight, weight.detach().clone()))
                 a, b = (
-                    torch.from_numpy(np.asarray(products[f"{name}.lora_{side}.weight"])).to(
-                        weight.device, torch.float32
-                    )
-                    for side in "AB"
+                    torch.from_numpy(array).to(weight.device, torch.float32)
+                    for array in _pair(products, name, tuple(weight.shape))
                 )
+                kept.append((weight, weight.detach().clone()))
                 weight.copy_(weight.float().addmm_(b, a, alpha=scale_of(layers[name])))
         yield
     finally:
         with torch.no_grad():
             for weight, before in kept:
                 weight.copy_(before)
+
+
+def _pair(products: AdapterState, name: str, shape: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A and B of one layer, whose product has the ``shape`` of its weight."""
+    a, b = (np.asarray(products.get(f"{name}.lora_{side}.weight", np.empty((0, 0)))) for side in "AB")
+    if (b.shape[0], a.shape[1]) != shape or b.shape[1] != a.shape[0]:
+        raise AdapterMismatchError(
+            f"B {b.shape} A {a.shape} cannot be folded into {name}, whose weight is {shape}", _HINT
+        )
+    return a, b

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from fedmed.config.schema import TrainingSection
@@ -42,7 +43,7 @@ from fedmed.training.stepper import (
     use_checkpointing,
 )
 from fedmed.training.steps import JobSteps
-from fedmed.types import LocalJob, LocalResult
+from fedmed.types import AdapterState, LocalJob, LocalResult
 from fedmed.utils.logger import get_logger
 
 log = get_logger(__name__)
@@ -91,7 +92,7 @@ class EngineTrainer:
             NonFiniteLossError: names the hospital, the step and its rows. EmptyDataError: a hospital without rows.
             TrainingError: jobs on different bases. What ``folded`` raises.
         """
-        if any(job.folded is not jobs[0].folded and job.folded.keys() != jobs[0].folded.keys() for job in jobs):
+        if not all(_same_arrays(job.folded, jobs[0].folded) for job in jobs):
             raise TrainingError("jobs with different folded parts cannot train together", "run them one after another")
         with folded(self.model, jobs[0].folded if jobs else {}):
             if not self._fits:
@@ -293,6 +294,14 @@ class _Hospital:
     def result(self, seconds: float) -> LocalResult:
         metrics = train_metrics(self.results, seconds)
         return LocalResult(self.job.hospital, self.job.round, self.adapter.state(), len(self.steps.rows), metrics)
+
+
+def _same_arrays(left: AdapterState, right: AdapterState) -> bool:
+    """As a rule they are the same objects, so that nothing is compared."""
+    return left is right or (
+        left.keys() == right.keys()
+        and all(array is right[key] or np.array_equal(array, right[key]) for key, array in left.items())
+    )
 
 
 def _tokens(rows: Sequence[EncodedRow]) -> int:

@@ -36,7 +36,8 @@ def from_gradient(model: Any, rows: Sequence[EncodedRow], rank: int, config: Tra
         config: batch size and precision.
 
     Raises:
-        EmptyDataError: there are no rows. TrainingError: the engine cannot train this model.
+        EmptyDataError: there are no rows.
+        TrainingError: the engine cannot train this model, or the rank is more than a layer is wide.
     """
     if not rows:
         raise EmptyDataError(
@@ -56,7 +57,11 @@ def from_gradient(model: Any, rows: Sequence[EncodedRow], rank: int, config: Tra
     trainable = [key for key in probe if key.endswith("lora_B.weight")]
     adapter = HospitalAdapter(probe, trainable, engine.device)
     batches = [rows[place : place + config.batch_size] for place in range(0, len(rows), config.batch_size)]
-    engine.gradients([adapter], [batches], ["the public records"])
+    was_training = model.training
+    try:
+        engine.gradients([adapter], [batches], ["the public records"])
+    finally:
+        model.train(was_training)
     return _leading({name: adapter.gradients[f"{name}.lora_B.weight"] for name in adapted_layers(model)}, rank)
 
 
@@ -64,7 +69,7 @@ def from_weights(model: Any, rank: int) -> AdapterState:
     """Factors from the frozen weights alone.
 
     Raises:
-        TrainingError: the weights are 4-bit.
+        TrainingError: the weights are 4-bit, or the rank is more than a layer is wide.
     """
     weights = {name: layer.get_base_layer().weight.detach() for name, layer in adapted_layers(model).items()}
     if not all(weight.is_floating_point() for weight in weights.values()):
@@ -76,6 +81,10 @@ def _leading(matrices: dict[str, torch.Tensor], rank: int) -> AdapterState:
     """The ``rank`` leading singular vectors of each matrix [d_out, d_in]."""
     factors: AdapterState = {}
     for name, matrix in sorted(matrices.items()):
+        if rank > min(matrix.shape):
+            raise TrainingError(
+                f"fedsb has no {rank} directions in {name}, which is {min(matrix.shape)} wide", "lower model.lora.r"
+            )
         u, _, vt = np.linalg.svd(matrix.to("cpu", torch.float32).numpy(), full_matrices=False)
         factors[f"{name}.lora_A.weight"] = np.ascontiguousarray(vt[:rank])
         factors[f"{name}.lora_B.weight"] = np.ascontiguousarray(u[:, :rank])
