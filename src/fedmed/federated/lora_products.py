@@ -144,10 +144,10 @@ def complete(global_state: AdapterState) -> AdapterState:
 def truncated(product: Factors, like: Factors) -> tuple[Factors, Factors]:
     """The best approximation of ``product`` with the rank of ``like``, and what is lost, by SVD (Eckart, Young 1936).
 
-    Of the many pairs B, A with that product, the one whose A has rows as long as those of ``like`` on average and
-    turned as little as possible from them (orthogonal Procrustes): local training then meets the A that LoRA expects,
-    and B carries the size. Where the product has a smaller rank, A keeps rows of ``like``, so that they can go on
-    learning.
+    Of the many pairs B, A with that product, the one whose A has orthogonal rows as long as those of ``like`` on
+    average, the leading direction first: local training meets an A of the size that LoRA expects, B carries the size of
+    the product, and a nested part of a smaller rank is the best one of that rank. Where the product has a smaller rank,
+    A keeps rows of ``like``, so that they can go on learning.
     """
     rank = like.a.shape[0]
     u, s, vt = product.svd()
@@ -156,12 +156,9 @@ def truncated(product: Factors, like: Factors) -> tuple[Factors, Factors]:
     if known < rank:
         rest = like.a - (like.a @ rows.T) @ rows
         rows = np.concatenate([rows, np.linalg.svd(rest, full_matrices=False)[2][: rank - known]])
-    turn_left, _, turn_right = np.linalg.svd(like.a @ rows.T)
-    turn = turn_left @ turn_right  # [rank, rank], orthogonal
     length = float(np.linalg.norm(like.a)) / np.sqrt(rank) or 1.0
-    carried = np.zeros((u.shape[0], rank))
-    carried[:, :known] = u[:, :known] * s[:known]
-    kept = Factors(carried @ turn.T / length, length * turn @ rows)
+    kept = Factors(np.zeros((u.shape[0], rank)), length * rows)
+    kept.b[:, :known] = u[:, :known] * (s[:known] / length)
     return kept, Factors(u[:, known:] * s[known:], vt[known:])
 
 

@@ -13,9 +13,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmed.errors import FederationError, QuorumError
 from fedmed.federated.fixed_point import FixedPointSum
 from fedmed.federated.lora_products import widened
-from fedmed.federated.robust import RULES, Update
+from fedmed.federated.robust import RULES, Update, max_tolerated
 from fedmed.federated.suspicion import screen
 from fedmed.types import AdapterState, Shapes
 
@@ -35,7 +36,9 @@ class Combiner(Protocol):
     """Takes payloads one by one, then gives what they come to."""
 
     def add(self, hospital: str, arrays: AdapterState, weight: int) -> None: ...
-    def result(self) -> Combined: ...
+    def result(self, refused: int = 0) -> Combined:
+        """What was added as one; ``refused``: hospitals whose replies were not admitted."""
+        ...
 
 
 class RunningMean:
@@ -54,7 +57,7 @@ class RunningMean:
         self._sum.add(arrays, weight)
         self._hospitals.append(hospital)
 
-    def result(self) -> Combined:
+    def result(self, refused: int = 0) -> Combined:
         """Raises FederationError where nothing was added."""
         return Combined(self._sum.mean(), tuple(sorted(self._hospitals)))
 
@@ -82,7 +85,7 @@ class Gathered:
         total = sum(update.weight for update in self._updates.values())
         return [(update.weight / total, update.arrays) for _, update in sorted(self._updates.items())]
 
-    def result(self) -> Combined:
+    def result(self, refused: int = 0) -> Combined:
         """Raises FederationError where nothing was added."""
         return self._mean.result()
 
@@ -98,7 +101,7 @@ class RobustMean:
 
     def __init__(self, shapes: Shapes, rule: str, tolerate: int) -> None:
         self._check = FixedPointSum(shapes)  # bounds, shapes and the total weight are the same for every rule
-        self._rule = RULES[rule]
+        self._name = rule
         self._tolerate = tolerate
         self._updates: list[Update] = []
 
@@ -107,10 +110,21 @@ class RobustMean:
         self._check.add(arrays, weight)
         self._updates.append(Update(hospital, arrays, weight))
 
-    def result(self) -> Combined:
-        """Raises FederationError where the rule cannot bear so many hostile ones among so few."""
+    def result(self, refused: int = 0) -> Combined:
+        """Screen, then combine.
+
+        Raises:
+            QuorumError: the rule cannot bear so many hostile hospitals among so few; names those left out before.
+        """
         verdict = screen(self._updates)
-        # Whoever was left out is one hostile hospital fewer for the rule to bear.
-        tolerate = max(0, self._tolerate - (len(self._updates) - len(verdict.kept)))
-        mean = self._rule(verdict.kept, tolerate=tolerate)
+        # The rule bears as many as it was set to while there are enough hospitals for it. Where there are not, whoever
+        # was refused or left out is one fewer to bear; one that is merely absent is not.
+        removed = refused + len(self._updates) - len(verdict.kept)
+        possible = max_tolerated(self._name, len(verdict.kept))
+        tolerate = min(self._tolerate, max(possible, self._tolerate - removed))
+        try:
+            mean = RULES[self._name](verdict.kept, tolerate=tolerate)
+        except FederationError as error:
+            reasons = "; ".join([error.what, *verdict.blamed.values()])
+            raise QuorumError(reasons, error.hint) from error
         return Combined(mean, tuple(sorted(update.hospital for update in verdict.kept)), verdict.blamed)

@@ -82,8 +82,9 @@ def apply_round(
             logger.warning("round %d: %s", plan.round, error.what)
             continue
         taken[payload.hospital] = (replace(payload, arrays={}), measured)
+    hostile = len((refused.keys() & set(plan.hospitals)) - taken.keys())
     _check_quorum(plan, taken, refused)
-    new_state, new_server_state, report = algorithm.close(global_state, server_state, acc)
+    new_state, new_server_state, report = algorithm.close(global_state, server_state, acc, hostile)
     for hospital, why in report.suspected.items():
         logger.warning("round %d: %s", plan.round, why)
         if hospital not in report.admitted:

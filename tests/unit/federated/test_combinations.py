@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from fedmed.config.load import load_config
-from fedmed.errors import ConfigError
+from fedmed.errors import ConfigError, QuorumError
 from fedmed.federated.algorithms import check_combination
+from fedmed.federated.algorithms.fedavg import FedAvg
+from fedmed.federated.server import apply_round
+from fedmed.utils.random_streams import stream
 
 pytestmark = pytest.mark.unit
 
@@ -52,3 +56,30 @@ def test_all_of_them_are_told_at_once():
 )
 def test_what_is_possible_passes(overrides):
     check_combination(load_config(None, (), overrides))
+
+
+def five(toy, bad):
+    """Four honest hospitals' payloads and one more."""
+    draw = stream(17, "five")
+    honest = [
+        toy.payload(f"h{number}", {"w": (np.ones(50) + draw.normal(0, 0.3, 50)).astype(np.float32)})
+        for number in range(4)
+    ]
+    return [*honest, toy.payload("h4", {"w": bad.astype(np.float32)})]
+
+
+@pytest.mark.parametrize("bad", [np.full(50, np.nan), np.full(50, -20.0)], ids=["refused", "left out"])
+def test_krum_goes_on_with_four_of_five_where_the_fifth_was_caught(toy, bad):
+    algorithm = FedAvg(robust="krum", tolerate=1)
+    plan = toy.plan(("h0", "h1", "h2", "h3", "h4"), min_replies=4)
+    new, _, report = apply_round({"w": np.zeros(50, np.float32)}, {}, algorithm, plan, five(toy, bad))
+    assert report.admitted == ("h0", "h1", "h2", "h3")
+    assert "'h4'" in report.refused["h4"]
+    assert abs(float(new["w"].mean()) - 1) < 0.2
+
+
+def test_krum_does_not_go_on_with_four_where_the_fifth_is_merely_absent(toy):
+    algorithm = FedAvg(robust="krum", tolerate=1)
+    plan = toy.plan(("h0", "h1", "h2", "h3", "h4"), min_replies=4)
+    with pytest.raises(QuorumError, match="cannot tolerate 1 bad hospital among 4"):
+        apply_round({"w": np.zeros(50, np.float32)}, {}, algorithm, plan, five(toy, np.ones(50))[:4])

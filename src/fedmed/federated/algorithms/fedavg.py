@@ -146,14 +146,14 @@ class FedAvg:
         return acc
 
     def close(
-        self, global_state: AdapterState, server_state: ServerState, acc: Round
+        self, global_state: AdapterState, server_state: ServerState, acc: Round, refused: int = 0
     ) -> tuple[AdapterState, ServerState, RoundReport]:
         """Move the global adapter by what ``step`` makes of the mean change.
 
         Raises:
             FederationError: nothing was added, all weights are zero, or the result does not fit float32.
         """
-        combined = acc.combiner.result()
+        combined = acc.combiner.result(refused)
         mean = _over_those_who_trained(combined.mean, acc)
         move, new_server = self.step(mean, server_state)
         new = dict(global_state)

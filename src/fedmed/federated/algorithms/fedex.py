@@ -85,12 +85,12 @@ class FedEx:
         return self._mean.add(acc, payload, weight)
 
     def close(
-        self, global_state: AdapterState, server_state: ServerState, acc: Round
+        self, global_state: AdapterState, server_state: ServerState, acc: Round, refused: int = 0
     ) -> tuple[AdapterState, ServerState, RoundReport]:
         """FedAvg's mean, and the residual on top of what was folded before. Raises FederationError as FedAvg does."""
         assert isinstance(acc.combiner, Gathered)
         adapter, _ = split_folded(global_state)
-        new, server_state, report = self._mean.close(adapter, server_state, acc)
+        new, server_state, report = self._mean.close(adapter, server_state, acc, refused)
         trained = [(share, plus(adapter, change)) for share, change in acc.combiner.shares()]
         residuals = {
             layer: stacked(

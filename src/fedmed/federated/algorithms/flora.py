@@ -100,7 +100,7 @@ class FLora:
         return self._job.add(acc, payload, weight)
 
     def close(
-        self, global_state: AdapterState, server_state: ServerState, acc: Round
+        self, global_state: AdapterState, server_state: ServerState, acc: Round, refused: int = 0
     ) -> tuple[AdapterState, ServerState, RoundReport]:
         """Fold the mean product and draw the next A. Raises FederationError: the result is not finite."""
         assert isinstance(acc.combiner, Gathered)
@@ -118,7 +118,7 @@ class FLora:
         }
         folded = fold(global_state, products)
         squares = sum(float(np.sum(np.square(np.linalg.norm(factors.svd()[1])))) for factors in products.values())
-        report = RoundReport(acc.plan.round, acc.combiner.result().used, update_norm=float(np.sqrt(squares)))
+        report = RoundReport(acc.plan.round, acc.combiner.result(refused).used, update_norm=float(np.sqrt(squares)))
         return _fresh(adapter, acc.plan) | folded, server_state, report
 
     def export(self, global_state: AdapterState, hospital_state: HospitalState) -> AdapterState:

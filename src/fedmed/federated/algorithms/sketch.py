@@ -180,14 +180,14 @@ class Sketch:
         return self._job.add(acc, payload, weight)
 
     def close(
-        self, global_state: AdapterState, server_state: ServerState, acc: Round
+        self, global_state: AdapterState, server_state: ServerState, acc: Round, refused: int = 0
     ) -> tuple[AdapterState, ServerState, RoundReport]:
         """Recover the mean product, factor it to the shared rank, keep, fold or drop the rest.
 
         Raises:
             FederationError: nothing was added, or the result is not finite.
         """
-        combined = acc.combiner.result()
+        combined = acc.combiner.result(refused)
         adapter, _ = split_folded(global_state)
         if not any(np.any(array) for array in combined.mean.values()) and not server_state:
             report = RoundReport(acc.plan.round, combined.used, lost_energy=0.0)
