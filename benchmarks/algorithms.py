@@ -1,6 +1,6 @@
 """Every federated method on the same rows: ``make bench-algorithms`` -> benchmarks/results/algorithms.json.
 
-Work: Gemma 3 270M, 4 hospitals by specialty, 4 rounds x 3 steps x 4 rows of the embedded ontology. Each method gets the
+Work: Gemma 3 270M, 4 hospitals by specialty, 4 rounds x 2 steps x 4 rows of the embedded ontology. Each method gets the
 learning rate that is best on one half of the held-out records, by one rule for all; the other half is reported. Then
 three seeds of the best ones, and, where its file is there, MedQuAD with its nine sources as nine hospitals.
 
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = lab.arguments(__doc__, RESULTS / "algorithms.json")
     parser.add_argument("--medquad", type=Path, default=MEDQUAD, help="its file; left out where it is not there")
     args = parser.parse_args(argv)
-    size = lab.Size(hospitals=4, rounds=4, steps=3, rows=4)
+    size = lab.Size(hospitals=4, rounds=4, steps=2, rows=4)
     nine = lab.Size(hospitals=9, rounds=3, steps=3, rows=2, records=16)
     grid, highest, seeds = lab.GRID, lab.HIGHEST_RATE, (17, 18, 19)
     if args.quick:

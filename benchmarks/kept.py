@@ -12,17 +12,18 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from stamp import CHECKOUT, dirty
+
 import fedmed
 from fedmed.pipeline.run_folder import environment
 from fedmed.utils.files import write_atomic
 
-ROOT = Path(__file__).parents[1]
+ROOT = CHECKOUT
 CACHE = ROOT / "output-models" / "bench-cache"
 RESULTS = Path(__file__).parent / "results"
 ROOMS = ("federated", "training", "model", "data", "evaluation", "privacy")
@@ -36,7 +37,7 @@ def say(line: str) -> None:
 def stamp() -> dict[str, Any]:
     """What a result file stands on: versions, processor, memory, commit, and whether the checkout differs from it."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return environment() | {"cpu": cpu_name(), "ram_gb": round(memory, 1), "dirty": _dirty()}
+    return environment() | {"cpu": cpu_name(), "ram_gb": round(memory, 1), "dirty": dirty(CHECKOUT)}
 
 
 @functools.cache
@@ -51,18 +52,6 @@ def cpu_name() -> str:
     parts = [named.get("model name", platform.machine())]
     parts += [f"{word} {named[key]}" for word, key in (("family", "cpu family"), ("model", "model")) if key in named]
     return ", ".join(parts)
-
-
-def _dirty() -> bool | None:
-    """Whether files of the checkout differ from its commit, but for results and pictures; None outside one."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), "status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs/*.svg"],
-            capture_output=True, text=True, timeout=20, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return bool(done.stdout.strip())
 
 
 @functools.cache

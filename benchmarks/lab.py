@@ -56,7 +56,7 @@ class Size:
     rounds: int
     steps: int  # optimiser steps of a hospital in a round
     rows: int  # of a step
-    records: int = 64  # held out and scored, of each hospital
+    records: int = 32  # held out and scored, of each hospital
     more: tuple[str, ...] = ()  # overrides
 
 

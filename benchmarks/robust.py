@@ -1,6 +1,6 @@
 """What one hostile hospital of five can do: ``make bench-robust`` -> benchmarks/results/robust.json.
 
-Work: Gemma 3 270M, 5 hospitals by specialty, FedAvg, 3 rounds x 3 steps x 4 rows. The last hospital attacks in every
+Work: Gemma 3 270M, 5 hospitals by specialty, FedAvg, 3 rounds x 2 steps x 4 rows. The last hospital attacks in every
 round, in every way of ``attacks.py``, against every rule. Admission, screening and rules are the real ones: what is
 forged, is forged behind the link. ``gain_share_of_clean`` is what the four honest hospitals gain on their own held-out
 records, as a share of what the mean gains them where all five are honest. Then twenty runs without any attack: nobody
@@ -36,8 +36,8 @@ def config_of(model: str, size: lab.Size, rule: str, seed: int) -> FedMedConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = lab.arguments(__doc__, RESULTS / "robust.json").parse_args(argv)
-    size = lab.Size(HOSPITALS, rounds=3, steps=3, rows=4)
-    short = replace(size, rounds=2, steps=2)
+    size = lab.Size(HOSPITALS, rounds=3, steps=2, rows=4)
+    short = replace(size, rounds=2)
     rules, seed, seeds = (MEAN, *RULES), 17, range(1, 21)
     if args.quick:
         small = ("training.dataset.max_samples=2000",)

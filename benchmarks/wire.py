@@ -1,6 +1,6 @@
 """What sending fewer bytes costs: ``make bench-wire`` -> benchmarks/results/wire.json.
 
-Work: that of ``algorithms.py`` (Gemma 3 270M, 4 hospitals by specialty, 4 rounds x 3 steps x 4 rows), FedAvg at one
+Work: that of ``algorithms.py`` (Gemma 3 270M, 4 hospitals by specialty, 4 rounds x 2 steps x 4 rows), FedAvg at one
 learning rate in every encoding, two seeds; and Fed-SB in bf16 at its own best rate, which is chosen as in
 ``algorithms.py`` and, where that bench has run, from its runs. ``loss_ratio`` and ``bytes_ratio_up`` are to FedAvg in
 fp32 at the same seed: below 1 is fewer nats, and below 1 fewer bytes. Finished runs are kept.
@@ -49,7 +49,7 @@ WAYS = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = lab.arguments(__doc__, RESULTS / "wire.json").parse_args(argv)
-    size = lab.Size(hospitals=4, rounds=4, steps=3, rows=4)
+    size = lab.Size(hospitals=4, rounds=4, steps=2, rows=4)
     grid, highest, seeds = lab.GRID, lab.HIGHEST_RATE, (17, 18)
     if args.quick:
         grid, highest = (2e-3, 4e-3), 4e-3

@@ -98,7 +98,8 @@ class References:
             min_replies=federated.min_replies if everyone else None,
         )
 
-    def _federate(self, rows: Mapping[str, Sequence[EncodedRow]], hospitals: Sequence[str]) -> AdapterState:
+    def _federate(self, rows: Mapping[str, Sequence[EncodedRow]], hospitals: Sequence[str]) -> dict[str, AdapterState]:
+        """Each hospital's adapter, one for all where the run's method is not personal."""
         federated = self.config.federated
         trainer = EngineTrainer(self.model, rows, self.config.training, lambda *step: self._advance())
         algorithm = get_algorithm(federated)
@@ -110,7 +111,9 @@ class References:
             rounds=federated.rounds,
             on_round=lambda state, report: None,
         )
-        return algorithm.export(final.global_state, final.hospital_states.get(hospitals[0], {}))
+        if not algorithm.traits.personal:
+            return dict.fromkeys(hospitals, algorithm.export(final.global_state, {}))
+        return {name: algorithm.export(final.global_state, final.hospital_states.get(name, {})) for name in hospitals}
 
     def _local(self) -> dict[str, Any]:
         """Each hospital alone, for as many rounds and steps; judged on its own records, weighted as the others are."""
@@ -119,7 +122,7 @@ class References:
         for name in self.rows:
             if not self.scorer.held_out[name]:
                 continue
-            scores = self.scorer.loss(self._federate(self.rows, [name]), [name])
+            scores = self.scorer.loss(self._federate(self.rows, [name])[name], [name])
             per_hospital |= scores.per_hospital
             nll += sum(scores.nll)
             tokens += sum(scores.tokens)
@@ -132,7 +135,7 @@ class References:
             self.model, self.rows, self.config.training, start=self.start, seed=policy.seed,
             hospitals=[plan.hospitals for plan in plans if plan], on_step=lambda *step: self._advance(),
         )  # fmt: skip
-        return self._scored(state)
+        return self._scored(dict.fromkeys(self.rows, state))
 
     def _shuffled(self) -> dict[str, Any]:
         seed = self.config.federated.seed
@@ -140,6 +143,7 @@ class References:
         rows = {name: encode(self.tokenizer, own, self.config) for name, own in records.items()}
         return self._scored(self._federate(rows, list(rows)))
 
-    def _scored(self, state: AdapterState) -> dict[str, Any]:
-        scores = self.scorer.loss(state)
+    def _scored(self, adapters: Mapping[str, AdapterState]) -> dict[str, Any]:
+        one = len({id(state) for state in adapters.values()}) == 1
+        scores = self.scorer.loss(next(iter(adapters.values()))) if one else self.scorer.loss_of_each(adapters)
         return {"loss": scores.loss, "per_hospital": scores.per_hospital or None}
