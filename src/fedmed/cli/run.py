@@ -96,8 +96,11 @@ def _print(folder: Path, summary: dict[str, Any]) -> None:
         console.print(f"[dim]confidence {confidence}{'; ' + notes if notes else ''}[/dim]", highlight=False)
         console.print(f"[dim]{sample['disclaimer']}[/dim]", highlight=False)
     console.print()
-    for what, where in (("adapter", "adapter"), ("report", "report.html"), ("summary", "summary.json")):
+    personal = not (folder / "adapter").is_dir()
+    adapter = "hospitals/*/adapter" if personal else "adapter"
+    for what, where in (("adapter", adapter), ("report", "report.html"), ("summary", "summary.json")):
         console.print(f"{what:<8} {folder / where}", soft_wrap=True, highlight=False)
     seconds = summary["wall_s"]["total"]
     console.print(f"{'time':<8} {seconds:.0f} s, {summary['peak_rss_mb']:.0f} MB at most", highlight=False)
-    console.print('Ask it:  fedmed ask "What is hypertrophic cardiomyopathy?"', highlight=False)
+    whose = f"--hospital {summary['hospitals'][0]['name']} " if personal else ""
+    console.print(f'Ask it:  fedmed ask {whose}"What is hypertrophic cardiomyopathy?"', highlight=False)

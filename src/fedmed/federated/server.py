@@ -198,7 +198,7 @@ class FederatedServer:
         if self._model is not None:
             from fedmed.model.adapter import set_adapter_state
 
-            set_adapter_state(self._model, self._algorithm.export(new_state, {}))
+            set_adapter_state(self._model, self._algorithm.export(new_state, {}), any_rank=True)
 
     def _payload(self, update: LocalResult | AdapterState, weight: int, name: str, asked: int) -> Payload:
         """What the update's hospital would have sent: the algorithm's own hospital half, run here."""

@@ -15,7 +15,7 @@ from fedmed.data.encode import EncodedRow
 from fedmed.federated.algorithms import get_algorithm
 from fedmed.federated.runner import AllOrSampled, FederationState, run_rounds
 from fedmed.federated.simulation import SimulationTransport
-from fedmed.pipeline.scoring import Records, Scorer, encode
+from fedmed.pipeline.scoring import Records, Scorer, Scores, encode
 from fedmed.training.central import train_central
 from fedmed.training.engine import EngineTrainer
 from fedmed.training.steps import steps_per_round
@@ -96,11 +96,15 @@ class References:
             seed=federated.seed,
             hospitals_per_round=federated.hospitals_per_round if everyone else None,
             min_replies=federated.min_replies if everyone else None,
+            ranks=dict(zip(self.rows, federated.ranks or (), strict=False)),
+            tolerate=federated.tolerate if federated.robust else 0,
         )
 
     def _federate(self, rows: Mapping[str, Sequence[EncodedRow]], hospitals: Sequence[str]) -> dict[str, AdapterState]:
-        """Each hospital's adapter, one for all where the run's method is not personal."""
+        """Each hospital's adapter; the same for all where the method is not personal."""
         federated = self.config.federated
+        if len(hospitals) == 1:  # no rule can judge one hospital by the others
+            federated = federated.model_copy(update={"robust": None})
         trainer = EngineTrainer(self.model, rows, self.config.training, lambda *step: self._advance())
         algorithm = get_algorithm(federated)
         final = run_rounds(
@@ -111,8 +115,6 @@ class References:
             rounds=federated.rounds,
             on_round=lambda state, report: None,
         )
-        if not algorithm.traits.personal:
-            return dict.fromkeys(hospitals, algorithm.export(final.global_state, {}))
         return {name: algorithm.export(final.global_state, final.hospital_states.get(name, {})) for name in hospitals}
 
     def _local(self) -> dict[str, Any]:
@@ -135,15 +137,17 @@ class References:
             self.model, self.rows, self.config.training, start=self.start, seed=policy.seed,
             hospitals=[plan.hospitals for plan in plans if plan], on_step=lambda *step: self._advance(),
         )  # fmt: skip
-        return self._scored(dict.fromkeys(self.rows, state))
+        return _figures(self.scorer.loss(state))
 
     def _shuffled(self) -> dict[str, Any]:
         seed = self.config.federated.seed
         records = {name: shuffle_answers(rows, seed=seed, hospital=name) for name, rows in self.train.items()}
         rows = {name: encode(self.tokenizer, own, self.config) for name, own in records.items()}
-        return self._scored(self._federate(rows, list(rows)))
+        adapters = self._federate(rows, list(rows))
+        if get_algorithm(self.config.federated).traits.personal:
+            return _figures(self.scorer.loss_of_each(adapters))
+        return _figures(self.scorer.loss(next(iter(adapters.values()))))
 
-    def _scored(self, adapters: Mapping[str, AdapterState]) -> dict[str, Any]:
-        one = len({id(state) for state in adapters.values()}) == 1
-        scores = self.scorer.loss(next(iter(adapters.values()))) if one else self.scorer.loss_of_each(adapters)
-        return {"loss": scores.loss, "per_hospital": scores.per_hospital or None}
+
+def _figures(scores: Scores) -> dict[str, Any]:
+    return {"loss": scores.loss, "per_hospital": scores.per_hospital or None}

@@ -25,7 +25,7 @@ tags:
 | method | {algorithm}, {rounds} rounds, seed {seed} |
 | held-out loss | {base:.3f} base, {federated:.3f} with this adapter (nats per answer token) |
 | privacy | no differential privacy: an attacker with the adapter may learn about single training records |
-| SHA-256 of the adapter | `{adapter_sha256}` |
+| SHA-256 of the adapter | {digest} |
 
 Load it with PEFT, on the base model that FED-MED loads:
 
@@ -43,6 +43,7 @@ Not covered by any guarantee: {not_covered}.
 
 def model_card(summary: Mapping[str, Any]) -> str:
     """The card of a finished run, from its ``summary.json``."""
+    digest = summary["adapter_sha256"]
     return _CARD.format(
         model=summary["model"],
         run_id=summary["run_id"],
@@ -54,6 +55,6 @@ def model_card(summary: Mapping[str, Any]) -> str:
         seed=summary["seed"],
         base=summary["loss"]["base"],
         federated=summary["loss"]["federated"],
-        adapter_sha256=summary["adapter_sha256"],
+        digest=f"`{digest}`" if digest else "none: every hospital has an adapter of its own",
         not_covered="; ".join(summary["privacy"]["not_covered"]),
     )
