@@ -5,12 +5,22 @@ Not covered: hospitals' privacy from each other's processes; a simulation holds 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 
 from fedmed.config.schema import PrivacySection, WireSection
 from fedmed.errors import FederationError
 from fedmed.federated.links import Uplink, apart
-from fedmed.types import AdapterState, Algorithm, HospitalState, LocalTrainer, Payload, RoundPlan, RoundReport
+from fedmed.types import (
+    AdapterState,
+    Algorithm,
+    HospitalState,
+    LocalJob,
+    LocalResult,
+    LocalTrainer,
+    Payload,
+    RoundPlan,
+    RoundReport,
+)
 
 
 class SimulationTransport:
@@ -47,7 +57,22 @@ class SimulationTransport:
             hospital: algorithm.begin(global_state, kept[hospital][0], plan.for_hospital(hospital))
             for hospital in plan.hospitals
         }
-        for result in self._trainer.run(tuple(jobs.values())):
+        results = self._trainer.run(tuple(jobs.values()))
+        try:
+            yield from self._payloads(plan, algorithm, jobs, kept, results)
+        finally:  # a trainer that holds something for the length of its run, a folded base for example, lets it go now
+            if isinstance(results, Generator):
+                results.close()
+
+    def _payloads(
+        self,
+        plan: RoundPlan,
+        algorithm: Algorithm,
+        jobs: dict[str, LocalJob],
+        kept: Mapping[str, tuple[HospitalState, HospitalState]],
+        results: Iterator[LocalResult],
+    ) -> Iterator[Payload]:
+        for result in results:
             job = jobs.pop(result.hospital, None)
             if job is None or result.round != plan.round:
                 raise FederationError(
