@@ -28,7 +28,11 @@ FedMedError                     1
 │   └── RunNotFoundError       67
 ├── SafetyPolicyError          70   the guardrail policy cannot be used
 ├── HubError                   80   the hub did not give what was asked of it
-└── MissingExtraError          90   an optional part of FED-MED is not installed
+├── MissingExtraError          90   an optional part of FED-MED is not installed
+└── PrivacyError              100
+    ├── BudgetError           101   a privacy budget would be exceeded; nothing was spent
+    ├── LedgerError           102   a ledger of privacy is damaged, or does not go with what was asked of it
+    └── AccountingError       103   no ε can be stated for these numbers, or none meets the target
 """
 
 from __future__ import annotations
@@ -178,3 +182,19 @@ class MissingExtraError(FedMedError):
         self.package = package
         self.extra = extra
         super().__init__(f"the package '{package}' is not installed", f"pip install 'fedmed[{extra}]'")
+
+
+class PrivacyError(FedMedError):
+    exit_code = 100
+
+
+class BudgetError(PrivacyError):
+    exit_code = 101
+
+
+class LedgerError(PrivacyError):
+    exit_code = 102
+
+
+class AccountingError(PrivacyError):
+    exit_code = 103
