@@ -121,7 +121,8 @@ def test_a_changed_byte_before_the_last_line_is_an_error_that_names_the_line(tmp
     place = data.draw(st.integers(0, len(before) - 1))
     changed = raw[place] ^ data.draw(st.integers(1, 255))
     path.write_bytes(raw[:place] + bytes([changed]) + raw[place + 1 :])
-    with pytest.raises(LedgerError, match=rf"line [{'12' if place < raw.index(b'}') + 80 else '12'}] of the ledger"):
+    line = 1 + raw[:place].count(b"\n")
+    with pytest.raises(LedgerError, match=f"line {line} of the ledger"):
         Ledger.read(path)
     damaged = path.read_bytes()
     with pytest.raises(LedgerError, match="line"):
