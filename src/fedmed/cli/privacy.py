@@ -1,0 +1,167 @@
+"""``fedmed privacy``: what noise a budget needs before a run, and what a hospital has spent after it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedmed.utils.console import out as console
+
+if TYPE_CHECKING:
+    from fedmed.pipeline.privacy_plan import PrivacyPlan
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Plan a privacy budget, and read what was spent.",
+    epilog="Example: fedmed privacy plan --epsilon 8 --delta 1e-5",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command(
+    epilog="Examples: fedmed privacy plan --epsilon 8 --records 3000 --batch 64 --steps 16 --rounds 4 "
+    "(solves for sigma); fedmed privacy plan --epsilon 8 --sigma 0.8 --solve steps (or --solve batch); "
+    "fedmed privacy plan --sigma 0.8 (only counts)"
+)
+def plan(
+    epsilon: Annotated[float, typer.Option(help="What one hospital's records may cost over the whole run.")] = 8.0,
+    delta: Annotated[float, typer.Option(help="Chance that ε does not hold; well below 1 / records.")] = 1e-5,
+    records: Annotated[
+        int | None, typer.Option(min=1, help="Training records of a hospital. Default: settings.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Expected records of a step. Default: settings.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of a round. Default: settings.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of the run. Default: settings.")] = None,
+    hospitals: Annotated[int | None, typer.Option(min=1, help="Hospitals in the sum. Default: settings.")] = None,
+    sigma: Annotated[float | None, typer.Option(min=0.0, help="Noise multiplier. Default: solved for.")] = None,
+    solve: Annotated[str | None, typer.Option(help="With --sigma: steps or batch, the one to solve for.")] = None,
+    numbers: Annotated[
+        int | None, typer.Option(min=1, help="Numbers that are trained. Default: of the settings' model.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Settings to start from.")] = None,
+    config: Annotated[list[Path] | None, typer.Option(help="A YAML file of settings, laid out like a recipe.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Solve for the noise (or steps, or batch) that a budget allows, and compare noise with signal. Runs nothing."""
+    from fedmed.config.load import load_config
+    from fedmed.pipeline.privacy_plan import make_privacy_plan, trained_numbers
+
+    if solve not in (None, "steps", "batch"):
+        raise typer.BadParameter(f"'{solve}' is neither steps nor batch", param_hint="--solve")
+    if (solve is not None) and sigma is None:
+        raise typer.BadParameter("needs --sigma", param_hint="--solve")
+    settings = load_config(recipe, config or (), overrides or ())
+    training, federated = settings.training, settings.federated
+    kept = math.floor(training.dataset.max_samples * (1 - training.dataset.test_fraction) / federated.num_clients)
+    records = records or max(1, kept)
+    batch = batch or min(records, training.batch_size * training.gradient_accumulation_steps)
+    steps = steps or training.max_steps or math.ceil(training.epochs * records / batch)
+    made = make_privacy_plan(
+        target=epsilon, delta=delta, records=records, batch=None if solve == "batch" else batch,
+        steps=None if solve == "steps" else steps, rounds=rounds or federated.rounds,
+        hospitals=hospitals or federated.hospitals_per_round or federated.num_clients, sigma=sigma,
+        numbers=trained_numbers(settings) if numbers is None else {"stated": numbers},
+    )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(made.as_dict(), indent=1, ensure_ascii=False))
+    else:
+        _print_plan(made)
+
+
+@app.command(epilog="Example: fedmed privacy ledger ledger.jsonl --epsilon 8 --delta 1e-5")
+def ledger(
+    path: Annotated[Path, typer.Argument(help="A hospital's ledger.")],
+    delta: Annotated[float | None, typer.Option(help="Default: that of the newest charge, else 1e-5.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="The budget. Default: that of the newest charge.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a hospital has spent, by unit of privacy, and what is left of its budget. Changes nothing."""
+    from fedmed.privacy.accountant import check_target
+    from fedmed.privacy.ledger import Ledger
+
+    book = Ledger.read(path)
+    entries = book.entries()
+    newest = entries[-1].budget if entries else None
+    delta = delta if delta is not None else newest.delta if newest else 1e-5
+    check_target(epsilon if epsilon is not None else 1.0, delta)
+    spent = []
+    for unit in book.units():
+        total = book.spent(delta, unit)
+        charged = [entry for entry in entries if entry.event.unit == unit]
+        limit = epsilon if epsilon is not None else charged[-1].budget.epsilon
+        spent.append(
+            {
+                "unit": unit, "charges": len(charged), "runs": len({entry.run_id for entry in charged}),
+                "epsilon": _finite(total.epsilon), "delta": delta, "by": total.by, "pld": total.pld,
+                "rdp": _finite(total.rdp), "sampling": list(total.sampling), "budget": limit,
+                "left": max(0.0, limit - total.epsilon),
+            }
+        )  # fmt: skip
+    shown = {"hospital": book.hospital, "head": book.head(), "repairs": book.repairs, "spent": spent}
+    if as_json:
+        typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))
+    else:
+        _print_ledger(shown)
+
+
+def _finite(value: float) -> float | None:
+    """None where no ε holds: JSON has no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _print_plan(made: PrivacyPlan) -> None:
+    from rich.table import Table
+
+    def line(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    word = {"sigma": "sigma", "steps": "steps a round", "batch": "batch"}.get(made.solved)
+    line(f"budget   ε {made.epsilon:g} at δ {made.delta:g} for one record of one hospital, over the whole run")
+    line(
+        f"run      {made.records:,} records a hospital, {made.batch:,.4g} a step (rate {made.sampling_rate:.4g}), "
+        f"{made.steps:,} steps x {made.rounds} rounds, {made.hospitals} hospitals"
+    )
+    line(f"sigma    {made.sigma:.4f}" + (f"   (solved for: {word})" if word else ""))
+    pld, rdp = made.spent["pld"], made.spent["rdp"]
+    shown = " / ".join("not counted" if value is None else f"{value:.3f}" for value in (pld, rdp))
+    verdict = "within the budget" if made.fits else "OVER the budget"
+    line(f"costs    ε {shown} by PLD / RDP, {verdict}")
+    table = Table(title="noise beside the longest signal there can be", title_justify="left")
+    for title in ("trained", "numbers", "one step", "all steps", "hospital hidden", "hospitals needed"):
+        table.add_column(title, justify="left" if title == "trained" else "right")
+    for row in made.noise:
+        table.add_row(
+            row.trained, f"{row.numbers:,}", f"{row.step_ratio:.3g}", f"{row.run_ratio:.3g}",
+            f"{row.hospital_ratio:,.3g}", f"{row.hospitals_needed:,}",
+        )  # fmt: skip
+    console.print(table)
+    for text in made.warnings:
+        line(f"note     {text}")
+    for text in made.assumptions:
+        console.print(f"[dim]{text}[/dim]", highlight=False)
+
+
+def _print_ledger(shown: dict[str, Any]) -> None:
+    def line(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    line(f"ledger of '{shown['hospital']}', head {shown['head'][:12]}…")
+    for row in shown["spent"]:
+        spent = "unknown, infinite" if row["epsilon"] is None else f"{row['epsilon']:.4g} (by {row['by'].upper()})"
+        line(
+            f"{row['unit']:9}ε {spent} at δ {row['delta']:g} in {row['charges']} charges of {row['runs']} runs; "
+            f"{row['left']:.4g} left of {row['budget']:g}; sampling: {', '.join(row['sampling'])}"
+        )
+    if not shown["spent"]:
+        line("nothing is spent")
+    if shown["repairs"]:
+        line(f"{shown['repairs']} charges were cut by a crash and count as spent")
