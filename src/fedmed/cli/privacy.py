@@ -25,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command(
-    epilog="Examples: fedmed privacy plan --epsilon 8 --records 3000 --batch 64 --steps 16 --rounds 4 "
+    epilog="Example: fedmed privacy plan --epsilon 8 --records 3000 --batch 64 --steps 16 --rounds 4 "
     "(solves for sigma); fedmed privacy plan --epsilon 8 --sigma 0.8 --solve steps (or --solve batch); "
     "fedmed privacy plan --sigma 0.8 (only counts)"
 )
