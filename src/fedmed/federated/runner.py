@@ -6,7 +6,7 @@ The server's step is pure (``apply_round``); who takes part is a ``RoundPolicy``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -117,9 +117,14 @@ def run_rounds(
             )
         held, bytes_down = downlink.send(state.global_state, state.held, state.history, plan, algorithm.name)
         payloads = transport.exchange(plan, held, algorithm)
-        global_state, server_state, report = apply_round(
-            state.global_state, state.server_state, algorithm, plan, payloads, history=state.history, max_norm=max_norm
-        )
+        try:
+            global_state, server_state, report = apply_round(
+                state.global_state, state.server_state, algorithm, plan, payloads,
+                history=state.history, max_norm=max_norm,
+            )  # fmt: skip
+        finally:  # what a transport or a trainer holds for the length of a round goes now, also after an error
+            if isinstance(payloads, Generator):
+                payloads.close()
         report = replace(report, bytes_down=bytes_down)
         hospital_states = transport.commit(report)
         history = (*state.history, report)

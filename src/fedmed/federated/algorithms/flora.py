@@ -93,7 +93,7 @@ class FLora:
     def init(self, global_state: AdapterState, plan: RoundPlan) -> Round:
         """Nothing gathered yet."""
         shapes = {key: array.shape for key, array in split_folded(global_state)[0].items()}
-        return Round(plan, shapes, Gathered(shapes), {})
+        return Round(plan, Gathered(shapes), {})
 
     def add(self, acc: Round, payload: Payload, weight: int) -> Round:
         """Keep the payload. Raises UpdateRejectedError as FedAvg does."""
