@@ -43,7 +43,7 @@ from fedmed.training.steps import learning_rate, plan_steps
 from fedmed.types import AdapterState, LocalJob, RoundReport
 
 GEMMA = "builtin:gemma-3-270m"
-GRID, LOWEST_RATE, HIGHEST_RATE = (2e-3, 4e-3), 1e-3, 1.6e-2
+GRID, LOWEST_RATE, HIGHEST_RATE = (2e-3, 4e-3), 5e-4, 1.6e-2
 Rows = Mapping[str, Sequence[EncodedRow]]
 OnRound = Callable[[FederationState, RoundReport], None]
 
