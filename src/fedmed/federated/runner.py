@@ -6,12 +6,12 @@ The server's step is pure (``apply_round``); who takes part is a ``RoundPolicy``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from fedmed.errors import FederationError
-from fedmed.federated.links import Downlink
+from fedmed.federated.links import Downlink, apart
 from fedmed.federated.server import apply_round
 from fedmed.types import AdapterState, Algorithm, HospitalState, Payload, RoundPlan, RoundReport, ServerState
 from fedmed.utils.random_streams import stream
@@ -27,6 +27,15 @@ class FederationState:
     history: tuple[RoundReport, ...] = ()  # one a round, oldest first
     server_state: ServerState = field(default_factory=dict)  # what the algorithm keeps at the server
     held: AdapterState | None = None  # the global state as hospitals have it; None: as it is
+
+
+def adapters_of(algorithm: Algorithm, state: FederationState, hospitals: Iterable[str]) -> dict[str, AdapterState]:
+    """Each hospital's complete adapter; one and the same object for all where the method is not personal."""
+    if not algorithm.traits.personal:
+        return dict.fromkeys(hospitals, algorithm.export(state.global_state, {}))
+    return {
+        name: algorithm.export(state.global_state, apart(state.hospital_states.get(name, {}))[0]) for name in hospitals
+    }
 
 
 class Transport(Protocol):
