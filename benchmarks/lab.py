@@ -27,8 +27,9 @@ from fedmed.data.encode import EncodedRow
 from fedmed.data.federated_split import create_federated_split
 from fedmed.data.load_dataset import load_with_report
 from fedmed.errors import FedMedError
+from fedmed.federated import runner
 from fedmed.federated.algorithms import check_combination, get_algorithm
-from fedmed.federated.links import Downlink, apart
+from fedmed.federated.links import Downlink
 from fedmed.federated.runner import AllOrSampled, FederationState, Transport, run_rounds
 from fedmed.federated.simulation import SimulationTransport
 from fedmed.model.adapter import get_adapter_state
@@ -43,7 +44,7 @@ from fedmed.training.steps import learning_rate, plan_steps
 from fedmed.types import AdapterState, LocalJob, RoundReport
 
 GEMMA = "builtin:gemma-3-270m"
-GRID, LOWEST_RATE, HIGHEST_RATE = (2e-3, 4e-3), 1e-3, 1.6e-2
+GRID, LOWEST_RATE, HIGHEST_RATE = (2e-3, 4e-3), 5e-4, 1.6e-2
 Rows = Mapping[str, Sequence[EncodedRow]]
 OnRound = Callable[[FederationState, RoundReport], None]
 
@@ -189,11 +190,8 @@ def train(
 
 
 def adapters_of(config: FedMedConfig, state: FederationState) -> dict[str, AdapterState]:
-    """Each hospital's complete adapter; one and the same for all where the method is not personal."""
-    algorithm, rows = get_algorithm(config.federated), ground(config).rows
-    if not algorithm.traits.personal:
-        return dict.fromkeys(rows, algorithm.export(state.global_state, {}))
-    return {name: algorithm.export(state.global_state, apart(state.hospital_states.get(name, {}))[0]) for name in rows}
+    """Each hospital's complete adapter after a run of these settings."""
+    return runner.adapters_of(get_algorithm(config.federated), state, ground(config).rows)
 
 
 def central(config: FedMedConfig) -> AdapterState:

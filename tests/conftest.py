@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from fedmed.types import CORE, AdapterState, LocalJob, LocalResult, Payload, RoundPlan, TrainMetrics
 from fedmed.utils.random_streams import stream
+
+settings.register_profile("shared", deadline=None)  # on a shared machine a slow example is no failure
+settings.load_profile("shared")
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 TOY_SHAPES = {"layer.lora_A.weight": (2, 5), "layer.lora_B.weight": (4, 2)}

@@ -156,7 +156,7 @@ class Traits:
     """What an algorithm is, declared once and tested by the shared suite."""
 
     kind: Literal["stream", "gather"]  # stream: a weighted sum, constant memory; gather: needs every payload
-    exact: bool = False  # the global adapter's BA is the weighted mean of the hospitals' BA
+    exact: bool = False  # at equal ranks, the exported BA is the weighted mean of the hospitals' BA
     personal: bool = False  # some part of the adapter stays at the hospital
     mixed_ranks: bool = False  # hospitals may train with ranks of their own
     linear: bool = False  # a payload is a change of the global arrays: encodings and robust rules apply to it

@@ -141,15 +141,18 @@ def test_the_plots_are_drawn_from_the_results_alone(bench):
     assert "topk 5%" in (bench.folder / "wire.svg").read_text(encoding="utf-8")
 
 
-def test_a_rate_is_raised_only_while_the_largest_tried_is_the_best(bench):
+def test_rates_beyond_the_grid_are_tried_only_while_the_best_lies_at_its_edge(bench):
     lab = importlib.import_module("lab")
 
     def run(best: float):
         return lambda rate: {"validation": abs(rate - best), "stopped": None}
 
-    assert lab.choose_rate(run(2e-3), lab.GRID, lab.HIGHEST_RATE).rate == 2e-3
+    middle = lab.choose_rate(run(2e-3), lab.GRID, lab.HIGHEST_RATE)
+    assert (middle.rate, middle.at_edge, sorted(middle.by_rate)) == (2e-3, None, [1e-3, 2e-3, 4e-3])
     far = lab.choose_rate(run(1.0), lab.GRID, lab.HIGHEST_RATE)
-    assert (far.rate, far.at_edge, sorted(far.by_rate)) == (1.6e-2, "upper", [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2])
+    assert (far.rate, far.at_edge, sorted(far.by_rate)) == (1.6e-2, "upper", [2e-3, 4e-3, 8e-3, 1.6e-2])
+    low = lab.choose_rate(run(0.0), lab.GRID, lab.HIGHEST_RATE)
+    assert (low.rate, low.at_edge, sorted(low.by_rate)) == (5e-4, "lower", [5e-4, 1e-3, 2e-3, 4e-3])
     near = lab.choose_rate(run(8e-3), lab.GRID, lab.HIGHEST_RATE)
     assert (near.rate, near.at_edge) == (8e-3, None)
 

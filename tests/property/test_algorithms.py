@@ -360,14 +360,19 @@ def test_too_few_usable_replies_abandon_the_round_and_name_who_failed(case, pair
         apply_round(start, server, algorithm, toy.plan(min_replies=2), [honest[0], put(np.nan)(honest[1])])
 
 
-def test_a_total_weight_beyond_the_integers_is_refused_by_the_hospitals_name(case, pairs_toy):
+@pytest.mark.parametrize("place", [0, 1, 5])
+def test_who_claims_more_than_a_share_of_all_records_is_refused_wherever_it_stands(case, pairs_toy, place):
     algorithm, toy = algorithm_of(case), pairs_toy
     start, server = begun(algorithm, toy.state("start"))
-    payloads = payloads_of(algorithm, toy, start, [10, LARGEST_TOTAL_WEIGHT, 30, 40, 50, 60])
+    num_samples = [10, 20, 30, 40, 50, 60]
+    num_samples[place] = LARGEST_TOTAL_WEIGHT // 6 + 1
+    payloads = payloads_of(algorithm, toy, start, num_samples)
+    greedy = payloads[place]
+    others = [payload for payload in payloads if payload is not greedy]
     new, _, report = apply_round(start, server, algorithm, toy.plan(), payloads)
-    assert "hospital_B" not in report.admitted
-    assert "'hospital_B' is refused: weight" in report.refused["hospital_B"]
-    assert toy.same_bits(new, apply_round(start, server, algorithm, toy.plan(), [payloads[0], *payloads[2:]])[0])
+    assert report.admitted == tuple(payload.hospital for payload in others)
+    assert "number of records" in report.refused[greedy.hospital]
+    assert toy.same_bits(new, apply_round(start, server, algorithm, toy.plan(), others)[0])
 
 
 def test_a_global_adapter_that_would_not_be_finite_is_an_error(case, pairs_toy):

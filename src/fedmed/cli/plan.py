@@ -37,10 +37,12 @@ def plan(
 ) -> None:
     """Say what a run would cost: peak memory of a training step, time, bytes on the wire, storage. Runs nothing."""
     from fedmed.config.load import load_config
+    from fedmed.federated.algorithms import check_combination
     from fedmed.pipeline.plan import make_plan
 
     chosen = [f"model.name={json.dumps(model)}"] if model is not None else []
     settings = load_config(recipe, config or (), [*(overrides or ()), *chosen])
+    check_combination(settings)
     made = make_plan(settings, on_gpu=gpu, budget_gib=budget_gib, tflops=tflops)
     if as_json:
         typer.echo(json.dumps(made.as_dict(), indent=1))

@@ -131,7 +131,7 @@ class FederatedSection(Section):
     rounds: Positive = 10  # global rounds
     num_clients: Positive = 4  # hospitals the data is split among
     hospitals_per_round: Positive | None = None  # None: all of them
-    min_replies: Positive | None = None  # None: all that were asked
+    min_replies: Positive | None = None  # None: all that were asked, with robust less tolerate
     algorithm: Algorithm = "fedavg"  # how hospitals' updates become one
     fedprox_mu: Annotated[float, Field(ge=0.0)] = 0.01  # FedProx's pull towards the global adapter
     server_learning_rate: Annotated[float, Field(gt=0.0)] | None = None  # None: 1 (fedavgm), 0.001 (fedadam)

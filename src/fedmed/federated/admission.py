@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedmed.errors import UpdateRejectedError
 from fedmed.federated.fixed_point import LARGEST_TOTAL_WEIGHT, LARGEST_VALUE, within_bound
+from fedmed.federated.suspicion import SMALLEST_NORM
 from fedmed.types import Payload, RoundPlan, RoundReport, Shapes, TrainMetrics
 
 ABSURD = 100.0
@@ -76,7 +77,7 @@ class Admission:
     def _wrong_size(self, norm: float) -> str | None:
         if self._max_norm is not None and norm > self._max_norm:
             return f"its norm {norm:.3g} is above federated.max_reply_norm {self._max_norm:g}"
-        if self._longest and norm > ABSURD * self._longest:
+        if self._longest and norm > ABSURD * max(self._longest, SMALLEST_NORM):
             return f"its norm {norm:.3g} is more than {ABSURD:g} times the longest so far"
         return None
 
@@ -103,8 +104,10 @@ def _wrong_envelope(payload: Payload, plan: RoundPlan, algorithm: str, admitted:
         return f"it was made by '{payload.algorithm}', this run uses '{algorithm}'"
     if payload.hospital in admitted:
         return "a reply was already admitted this round"
-    if type(payload.num_samples) is not int or not 1 <= payload.num_samples <= LARGEST_TOTAL_WEIGHT:
-        return f"its number of records is not a whole number from 1 to {LARGEST_TOTAL_WEIGHT}"
+    # A share for everyone that is asked: whoever claims more could crowd the others out of the sum.
+    largest = LARGEST_TOTAL_WEIGHT // len(plan.hospitals)
+    if type(payload.num_samples) is not int or not 1 <= payload.num_samples <= largest:
+        return f"its number of records is not a whole number from 1 to {largest}"
     return None
 
 

@@ -29,17 +29,16 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmed.config.schema import Encoding
 from fedmed.errors import UpdateRejectedError, WireError
-from fedmed.types import AdapterState
+from fedmed.types import AdapterState, Shapes
 
-Encoding: TypeAlias = Literal["fp32", "bf16", "int8", "int4", "topk"]
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
-Template: TypeAlias = Mapping[str, tuple[int, ...]]
 TOP_K_SHARE = 0.05
 
 _TYPES = {"F32": "<f4", "BF16": "<u2", "I8": "<i1", "U8": "<u1", "U32": "<u4"}  # bf16 as its bits
@@ -54,7 +53,7 @@ def template_of(arrays: AdapterState) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
 
 
-def body_length(template: Template, encoding: Encoding, *, top_k_share: float = TOP_K_SHARE) -> int:
+def body_length(template: Shapes, encoding: Encoding, *, top_k_share: float = TOP_K_SHARE) -> int:
     """The exact length of a body, whatever its values."""
     parts = _parts(template, encoding, top_k_share)
     return len(_prefix(parts)) + sum(_size(part) for part in parts.values())
@@ -97,7 +96,7 @@ def encode_arrays(arrays: AdapterState, encoding: Encoding, *, top_k_share: floa
 
 
 def decode_arrays(
-    body: bytes | memoryview, encoding: Encoding, template: Template, *, top_k_share: float = TOP_K_SHARE
+    body: bytes | memoryview, encoding: Encoding, template: Shapes, *, top_k_share: float = TOP_K_SHARE
 ) -> AdapterState:
     """Turn a body into arrays again.
 
@@ -136,11 +135,11 @@ def decode_arrays(
     return dict(_cut(flat, template))
 
 
-def _count(template: Template) -> int:
+def _count(template: Shapes) -> int:
     return sum(math.prod(shape) for shape in template.values())
 
 
-def _parts(template: Template, encoding: Encoding, top_k_share: float) -> dict[str, tuple[str, int]]:
+def _parts(template: Shapes, encoding: Encoding, top_k_share: float) -> dict[str, tuple[str, int]]:
     """Tensor name -> (safetensors type, number of values), in the order they are stored: 4-byte values first."""
     count = _count(template)
     if encoding == "fp32":
@@ -173,7 +172,7 @@ def _prefix(parts: Mapping[str, tuple[str, int]]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _cut(flat: NDArray[Any], template: Template) -> Iterator[tuple[str, NDArray[Any]]]:
+def _cut(flat: NDArray[Any], template: Shapes) -> Iterator[tuple[str, NDArray[Any]]]:
     """Views of ``flat``, one for each name in sorted order."""
     start = 0
     for name in sorted(template):
@@ -260,7 +259,7 @@ def _best_shares(steps: NDArray[np.float32], levels: int) -> NDArray[np.float32]
 
 
 def _dequantise(
-    stored: NDArray[Any], scales: NDArray[np.float32], encoding: str, template: Template
+    stored: NDArray[Any], scales: NDArray[np.float32], encoding: str, template: Shapes
 ) -> NDArray[np.float32]:
     count = _count(template)
     levels = _unpack(stored, count) if encoding == "int4" else stored

@@ -21,6 +21,8 @@ from fedmed.federated.wire import decode_payload, decode_state, encode_payload, 
 from fedmed.privacy.update_norm import process_payload
 from fedmed.types import AdapterState, HospitalState, Payload, RoundPlan, RoundReport
 
+MOST_STEP_LOSSES = 256
+"""Of one local training that are sent."""
 _LOST = "lost."  # begins the names of hospital state that belongs to the link, not to the algorithm
 
 
@@ -53,7 +55,7 @@ class Uplink:
         if lossy:
             owed = {name: array + before.get(_LOST + name, np.float32(0.0)) for name, array in payload.arrays.items()}
             payload = replace(payload, arrays={name: array.astype(np.float32) for name, array in owed.items()})
-        payload = process_payload(payload, self._privacy)
+        payload = _thinned(process_payload(payload, self._privacy))
         message = encode_payload(payload, self._wire.up, top_k_share=self._wire.top_k_share)
         received = decode_payload(message, template_of(payload.arrays), top_k_share=self._wire.top_k_share)
         after = dict(before)
@@ -66,6 +68,17 @@ def apart(state: HospitalState) -> tuple[HospitalState, HospitalState]:
     """A hospital's state as the algorithm's part and the link's."""
     link = {name: array for name, array in state.items() if name.startswith(_LOST)}
     return {name: array for name, array in state.items() if name not in link}, link
+
+
+def _thinned(payload: Payload) -> Payload:
+    """At most ``MOST_STEP_LOSSES`` of the step losses, evenly, first and last among them: a header is short."""
+    metrics = payload.metrics
+    if metrics is None or len(metrics.step_losses) <= MOST_STEP_LOSSES:
+        return payload
+    last = len(metrics.step_losses) - 1
+    places = [round(number * last / (MOST_STEP_LOSSES - 1)) for number in range(MOST_STEP_LOSSES)]
+    losses = tuple(metrics.step_losses[place] for place in places)
+    return replace(payload, metrics=replace(metrics, step_losses=losses))
 
 
 class Downlink:

@@ -156,6 +156,7 @@ def truncated(product: Factors, like: Factors) -> tuple[Factors, Factors]:
     if known < rank:
         rest = like.a - (like.a @ rows.T) @ rows
         rows = np.concatenate([rows, np.linalg.svd(rest, full_matrices=False)[2][: rank - known]])
+    rows = np.pad(rows, ((0, rank - len(rows)), (0, 0)))  # a layer narrower than the rank has no more directions
     length = float(np.linalg.norm(like.a)) / np.sqrt(rank) or 1.0
     kept = Factors(np.zeros((u.shape[0], rank)), length * rows)
     kept.b[:, :known] = u[:, :known] * (s[:known] / length)

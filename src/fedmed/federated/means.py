@@ -45,16 +45,17 @@ class RunningMean:
     """The weighted mean in whole numbers; grows by a name a hospital, never by an array.
 
     Args:
-        shapes: of every payload.
+        shapes: of a payload at the shared rank; one of a smaller rank counts as filled up with zeros.
     """
 
     def __init__(self, shapes: Shapes) -> None:
+        self._shapes = shapes
         self._sum = FixedPointSum(shapes)
         self._hospitals: list[str] = []
 
     def add(self, hospital: str, arrays: AdapterState, weight: int) -> None:
         """Raises UpdateRejectedError on what the sum cannot hold, which then stays as it was."""
-        self._sum.add(arrays, weight)
+        self._sum.add({name: widened(array, self._shapes[name]) for name, array in arrays.items()}, weight)
         self._hospitals.append(hospital)
 
     def result(self, refused: int = 0) -> Combined:
@@ -66,18 +67,16 @@ class Gathered:
     """Every payload, and their running mean beside them.
 
     Args:
-        shapes: of a payload at the shared rank; one of a smaller rank counts as filled up with zeros.
+        shapes: as for ``RunningMean``.
     """
 
     def __init__(self, shapes: Shapes) -> None:
-        self._shapes = shapes
         self._mean = RunningMean(shapes)
         self._updates: dict[str, Update] = {}
 
     def add(self, hospital: str, arrays: AdapterState, weight: int) -> None:
         """Raises UpdateRejectedError as ``RunningMean`` does."""
-        whole = {name: widened(array, self._shapes[name]) for name, array in arrays.items()}
-        self._mean.add(hospital, whole, weight)
+        self._mean.add(hospital, arrays, weight)
         self._updates[hospital] = Update(hospital, arrays, weight)
 
     def shares(self) -> list[tuple[float, AdapterState]]:

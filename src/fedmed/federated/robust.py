@@ -226,8 +226,7 @@ def _checked(rule: str, updates: Sequence[Update], tolerate: int) -> tuple[Updat
         others = [f"'{name}'" for name in RULES if tolerate <= max_tolerated(name, number)]
         raise FederationError(
             f"'{rule}' cannot tolerate {tolerate} bad {_plural(tolerate)} among {number}",
-            f"it needs at least {needed} hospitals, or tolerate at most {max_tolerated(rule, number)}"
-            + (f", or use {' or '.join(others)}" if others else ""),
+            f"it needs at least {needed} hospitals" + (f", or use {' or '.join(others)}" if others else ""),
         )
     return ordered
 

@@ -6,12 +6,12 @@ The server's step is pure (``apply_round``); who takes part is a ``RoundPolicy``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from fedmed.errors import FederationError
-from fedmed.federated.links import Downlink
+from fedmed.federated.links import Downlink, apart
 from fedmed.federated.server import apply_round
 from fedmed.types import AdapterState, Algorithm, HospitalState, Payload, RoundPlan, RoundReport, ServerState
 from fedmed.utils.random_streams import stream
@@ -27,6 +27,15 @@ class FederationState:
     history: tuple[RoundReport, ...] = ()  # one a round, oldest first
     server_state: ServerState = field(default_factory=dict)  # what the algorithm keeps at the server
     held: AdapterState | None = None  # the global state as hospitals have it; None: as it is
+
+
+def adapters_of(algorithm: Algorithm, state: FederationState, hospitals: Iterable[str]) -> dict[str, AdapterState]:
+    """Each hospital's complete adapter; one and the same object for all where the method is not personal."""
+    if not algorithm.traits.personal:
+        return dict.fromkeys(hospitals, algorithm.export(state.global_state, {}))
+    return {
+        name: algorithm.export(state.global_state, apart(state.hospital_states.get(name, {}))[0]) for name in hospitals
+    }
 
 
 class Transport(Protocol):
@@ -117,9 +126,14 @@ def run_rounds(
             )
         held, bytes_down = downlink.send(state.global_state, state.held, state.history, plan, algorithm.name)
         payloads = transport.exchange(plan, held, algorithm)
-        global_state, server_state, report = apply_round(
-            state.global_state, state.server_state, algorithm, plan, payloads, history=state.history, max_norm=max_norm
-        )
+        try:
+            global_state, server_state, report = apply_round(
+                state.global_state, state.server_state, algorithm, plan, payloads,
+                history=state.history, max_norm=max_norm,
+            )  # fmt: skip
+        finally:  # what a transport or a trainer holds for the length of a round goes now, also after an error
+            if isinstance(payloads, Generator):
+                payloads.close()
         report = replace(report, bytes_down=bytes_down)
         hospital_states = transport.commit(report)
         history = (*state.history, report)

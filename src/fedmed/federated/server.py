@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fedmed.config.schema import FedMedConfig
-from fedmed.errors import AdapterMismatchError, FederationError, QuorumError, UpdateRejectedError
+from fedmed.config.schema import FedMedConfig, WireSection
+from fedmed.errors import AdapterMismatchError, ConfigError, FederationError, QuorumError, UpdateRejectedError
 from fedmed.federated.admission import Admission, Measured
 from fedmed.federated.algorithms import check_combination, get_algorithm
 from fedmed.federated.lora_products import split_folded
@@ -134,6 +134,11 @@ class FederatedServer:
             config = default_config()
         self._config = config
         check_combination(config)
+        if config.federated.ranks or config.federated.wire != WireSection():
+            raise ConfigError(
+                ["federated.ranks and federated.wire belong to a run, FederatedServer sends nothing"],
+                "use 'fedmed run', or leave them out",
+            )
         self._algorithm = get_algorithm(config.federated)
         self._state, self._server_state = self._algorithm.start(_adapter_state_of(initial_model))
         self._pending: tuple[AdapterState, ServerState] | None = None  # becomes the state when it is handed back
@@ -172,7 +177,9 @@ class FederatedServer:
             round=self._round + 1,
             rounds=max(self._config.federated.rounds, self._round + 1),
             hospitals=tuple(dict.fromkeys(payload.hospital for payload in payloads)),
-            min_replies=len(payloads),
+            min_replies=max(
+                1, len(payloads) - (self._config.federated.tolerate if self._config.federated.robust else 0)
+            ),
             seed=self._config.federated.seed,
         )
         new_state, server_state, _ = apply_round(self._state, self._server_state, self._algorithm, plan, payloads)
@@ -190,7 +197,7 @@ class FederatedServer:
             raise AdapterMismatchError(
                 "the aggregated adapter has other arrays than the global one", "pass what aggregate_updates returned"
             )
-        if self._pending is not None and aggregated is self._pending[0]:
+        if self._pending is not None and _same_arrays(new_state, self._pending[0]):
             self._server_state = self._pending[1]
         self._pending = None
         self._state = new_state
@@ -211,6 +218,10 @@ class FederatedServer:
         job = self._algorithm.begin(self._state, {}, local)
         payload, _ = self._algorithm.finish(job, result, {})
         return replace(payload, metrics=None)
+
+
+def _same_arrays(left: AdapterState, right: AdapterState) -> bool:
+    return left.keys() == right.keys() and all(np.array_equal(array, right[key]) for key, array in left.items())
 
 
 def _shapes(state: AdapterState) -> dict[str, tuple[int, ...]]:

@@ -5,10 +5,11 @@ Not covered: hospitals' privacy from each other's processes; a simulation holds 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator, Mapping
 
 from fedmed.config.schema import PrivacySection, WireSection
-from fedmed.errors import FederationError
+from fedmed.errors import FederationError, UpdateRejectedError
 from fedmed.federated.links import Uplink, apart
 from fedmed.types import (
     AdapterState,
@@ -21,6 +22,8 @@ from fedmed.types import (
     RoundPlan,
     RoundReport,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class SimulationTransport:
@@ -81,7 +84,11 @@ class SimulationTransport:
                 )
             own, link = kept[job.hospital]
             payload, own = algorithm.finish(job, result, own)
-            sent, link = self._link.send(payload, link)
+            try:
+                sent, link = self._link.send(payload, link)
+            except UpdateRejectedError as error:  # its own side keeps it back: for the others it did not reply
+                logger.warning("round %d: '%s' sends nothing: %s", plan.round, job.hospital, error.what)
+                continue
             self._pending[job.hospital] = own | link
             yield sent
 

@@ -7,7 +7,7 @@
             …  body: one safetensors blob, see encodings.py
           -16  blake2b of everything before it
 
-All numbers are little-endian. Template and encoding give the body's exact length, so a wrong length is refused before
+All numbers are little-endian. Shapes and encoding give the body's exact length, so a wrong length is refused before
 anything is parsed or allocated. A header is refused where writing its content again gives other bytes, so no key is
 doubled and no number has a second spelling. Errors repeat numbers of the envelope, and never the sender's text.
 
@@ -26,18 +26,17 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from fedmed.config.schema import Encoding
 from fedmed.errors import UpdateRejectedError, WireError
 from fedmed.federated.encodings import (
     ENCODINGS,
     TOP_K_SHARE,
-    Encoding,
-    Template,
     body_length,
     decode_arrays,
     encode_arrays,
     template_of,
 )
-from fedmed.types import AdapterState, Payload, TrainMetrics
+from fedmed.types import AdapterState, Payload, Shapes, TrainMetrics
 
 __all__ = [
     "ENCODINGS",
@@ -73,7 +72,7 @@ class GlobalState:
     arrays: AdapterState
 
 
-def message_limit(template: Template, encoding: Encoding, *, top_k_share: float = TOP_K_SHARE) -> int:
+def message_limit(template: Shapes, encoding: Encoding, *, top_k_share: float = TOP_K_SHARE) -> int:
     """The length of the largest valid message: what a receiver need ever read."""
     body = body_length(template, encoding, top_k_share=top_k_share)
     return _ENVELOPE.size + LARGEST_HEADER + body + _DIGEST
@@ -100,7 +99,7 @@ def encode_payload(payload: Payload, encoding: Encoding, *, top_k_share: float =
     return _seal("payload", header, _wrong_payload, payload.arrays, encoding, top_k_share)
 
 
-def decode_payload(message: bytes, template: Template, *, top_k_share: float = TOP_K_SHARE) -> Payload:
+def decode_payload(message: bytes, template: Shapes, *, top_k_share: float = TOP_K_SHARE) -> Payload:
     """Read a hospital's message.
 
     Args:
@@ -129,7 +128,7 @@ def encode_state(
     return _seal("state", header, _wrong_state, arrays, encoding, top_k_share)
 
 
-def decode_state(message: bytes, template: Template, *, top_k_share: float = TOP_K_SHARE) -> GlobalState:
+def decode_state(message: bytes, template: Shapes, *, top_k_share: float = TOP_K_SHARE) -> GlobalState:
     """Read the coordinator's message; see ``decode_payload``."""
     header, arrays = _open("state", message, _wrong_state, template, top_k_share)
     return GlobalState(header["round"], header["algorithm"], arrays)
@@ -160,7 +159,7 @@ def _open(
     kind: Literal["payload", "state"],
     message: bytes,
     wrong: Callable[[Any], str | None],
-    template: Template,
+    template: Shapes,
     top_k_share: float,
 ) -> tuple[dict[str, Any], AdapterState]:
     if len(message) < _ENVELOPE.size + _DIGEST:
@@ -203,7 +202,7 @@ def _digest(data: bytes | memoryview) -> bytes:
     return hashlib.blake2b(data, digest_size=_DIGEST).digest()
 
 
-def _template_digest(template: Template) -> str:
+def _template_digest(template: Shapes) -> str:
     listed = json.dumps([[name, list(template[name])] for name in sorted(template)])
     return hashlib.blake2b(listed.encode(), digest_size=8).hexdigest()
 

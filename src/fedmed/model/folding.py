@@ -3,7 +3,7 @@
 Methods that fold (FedEx-LoRA, FLoRA, sketch with ``residual: fold``) train on a base that moves from round to round.
 The base's own weights are kept aside and put back bit for bit, so nothing drifts.
 Shapes: A [k, d_in], B [d_out, k] of any rank k; the weight gains ``scale * B A`` with the adapter's own scale.
-Not covered: 4-bit weights, which cannot be added to."""
+Not covered: bf16 and 4-bit weights, in which most of a small product would be lost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folded(model: Any, products: AdapterState) -> Iterator[None]:
 
     Raises:
         AdapterMismatchError: a layer has no adapter in this model, or its products have other widths or lack a side.
-        ModelError: its weights are 4-bit.
+        ModelError: its weights are not float32.
     """
     layers = adapted_layers(model)
     names = sorted({key.rpartition(".lora_")[0] for key in products})
@@ -43,17 +43,17 @@ def folded(model: Any, products: AdapterState) -> Iterator[None]:
                 if name not in layers:
                     raise AdapterMismatchError(f"the base has no adapted layer {name}", _HINT)
                 weight = layers[name].get_base_layer().weight
-                if not weight.is_floating_point():
+                if weight.dtype != torch.float32:  # bf16 has 8 bits: most of a small product would be rounded away
                     raise ModelError(
-                        f"the weights of {name} are quantised and cannot be added to",
-                        "set model.quantization to null, or choose an algorithm that does not fold",
+                        f"the weights of {name} are {weight.dtype}, too coarse to add a product to",
+                        "set model.dtype to fp32 and model.quantization to null, or choose a method that does not fold",
                     )
                 a, b = (
                     torch.from_numpy(array).to(weight.device, torch.float32)
                     for array in _pair(products, name, tuple(weight.shape))
                 )
                 kept.append((weight, weight.detach().clone()))
-                weight.copy_(weight.float().addmm_(b, a, alpha=scale_of(layers[name])))
+                weight.addmm_(b, a, alpha=scale_of(layers[name]))
         yield
     finally:
         with torch.no_grad():

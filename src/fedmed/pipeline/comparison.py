@@ -13,7 +13,7 @@ from typing import Any
 from fedmed.config.schema import FedMedConfig
 from fedmed.data.encode import EncodedRow
 from fedmed.federated.algorithms import get_algorithm
-from fedmed.federated.runner import AllOrSampled, FederationState, run_rounds
+from fedmed.federated.runner import AllOrSampled, FederationState, adapters_of, run_rounds
 from fedmed.federated.simulation import SimulationTransport
 from fedmed.pipeline.scoring import Records, Scorer, Scores, encode
 from fedmed.training.central import train_central
@@ -115,7 +115,7 @@ class References:
             rounds=federated.rounds,
             on_round=lambda state, report: None,
         )
-        return {name: algorithm.export(final.global_state, final.hospital_states.get(name, {})) for name in hospitals}
+        return adapters_of(algorithm, final, hospitals)
 
     def _local(self) -> dict[str, Any]:
         """Each hospital alone, for as many rounds and steps; judged on its own records, weighted as the others are."""

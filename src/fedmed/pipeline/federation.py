@@ -24,8 +24,8 @@ from fedmed.evaluation.likelihood import OnRows
 from fedmed.evaluation.report import write_report
 from fedmed.federated.algorithms import check_combination, get_algorithm
 from fedmed.federated.checkpoint import load_latest, save_round
-from fedmed.federated.links import Downlink, apart
-from fedmed.federated.runner import AllOrSampled, FederationState, run_rounds
+from fedmed.federated.links import Downlink
+from fedmed.federated.runner import AllOrSampled, FederationState, adapters_of, run_rounds
 from fedmed.federated.simulation import SimulationTransport
 from fedmed.model.adapter import get_adapter_state, save_adapter, set_adapter_state
 from fedmed.model.load_model import shared_model
@@ -263,17 +263,8 @@ class _Run:
         global_state, server_state = self.algorithm.start(self.first)
         return FederationState(round=0, global_state=global_state, server_state=server_state)
 
-    def _adapters(self, state: FederationState) -> dict[str, AdapterState]:
-        """Each hospital's complete adapter; one and the same object for all where the method is not personal."""
-        if not self.algorithm.traits.personal:
-            return dict.fromkeys(self.rows, self.algorithm.export(state.global_state, {}))
-        return {
-            name: self.algorithm.export(state.global_state, apart(state.hospital_states.get(name, {}))[0])
-            for name in self.rows
-        }
-
     def _losses(self, state: FederationState, scorer: Scorer) -> Scores:
-        adapters = self._adapters(state)
+        adapters = adapters_of(self.algorithm, state, self.rows)
         return scorer.loss_of_each(adapters) if self.algorithm.traits.personal else scorer.loss(_any(adapters))
 
     def _score(self, final: FederationState, scorer: Scorer) -> Scores:
@@ -282,7 +273,7 @@ class _Run:
             return self._cached(
                 "federated.json", "scoring each hospital's adapter", 1, lambda _: self._losses(final, scorer)
             )
-        adapter = _any(self._adapters(final))
+        adapter = _any(adapters_of(self.algorithm, final, self.rows))
         return self._cached(
             "federated.json",
             "scoring the shared adapter",
@@ -292,7 +283,7 @@ class _Run:
 
     def _export(self, final: FederationState) -> dict[Path, AdapterState]:
         """Write the shared adapter, or where the method is personal every hospital's own; folder -> adapter."""
-        adapters = self._adapters(final)
+        adapters = adapters_of(self.algorithm, final, self.rows)
         if self.algorithm.traits.personal:
             placed = {self.folder.hospital_adapter(name): state for name, state in adapters.items()}
         else:

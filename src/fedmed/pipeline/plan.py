@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedmed.config.schema import FedMedConfig, LoraSection
+from fedmed.federated.algorithms import get_algorithm
 from fedmed.federated.traffic import traffic
 from fedmed.model.packed_lora import setting_against
 from fedmed.model.plan_shapes import shape_of
@@ -95,7 +96,7 @@ def make_plan(
             "adapter": adapter,
             "base_model": (memory.body_parameters + memory.head_parameters + memory.lookup_parameters) * dtype.itemsize,
         },
-        assumptions=[*_assumptions(rows, gpu, rate, tflops), *_path(config)],
+        assumptions=[*_assumptions(rows, gpu, rate, tflops), *_path(config), *_folds(config)],
         advice=[] if peak <= budget else _advice(config, shape, gpu, asked, breakdown, budget),
     )
 
@@ -145,6 +146,12 @@ def _path(config: FedMedConfig) -> list[str]:
     if reason is None:
         return ["the engine can train this model; one whose rows do not stay apart when packed needs more"]
     return [f"the plain path, which makes whole logits: {reason}"]
+
+
+def _folds(config: FedMedConfig) -> list[str]:
+    if get_algorithm(config.federated).traits.folds:
+        return ["not counted: what this algorithm folds into the base, which goes down each round and grows"]
+    return []
 
 
 def _advice(

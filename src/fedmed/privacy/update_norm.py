@@ -49,7 +49,8 @@ def process_payload(payload: Payload, privacy: PrivacySection) -> Payload:
     """Apply a hospital's privacy settings to what it is about to send: first clip, then drop the metrics.
 
     Args:
-        payload: its arrays are a change of the adapter, not an adapter; left as it is.
+        payload: its arrays are a change, not an adapter (of the adapter, of cores, of sketches of products); left as it
+            is. The bound is on what is sent, before it is encoded: an encoding may lengthen it by its rounding.
         privacy: the hospital's settings.
 
     Returns:

@@ -35,6 +35,11 @@ def test_a_norm_far_beyond_all_that_was_seen_is_refused_without_any_setting(toy)
         admit(payload(toy, 0.21 * ABSURD, 0, 0), SHAPES, ())
 
 
+def test_tiny_replies_of_the_first_rounds_lock_nobody_out_later(toy):
+    history = [RoundReport(1, admitted=("hospital_B",), norms={"hospital_B": 1e-9})]
+    Admission(toy.plan(round=2), "fedavg", history).admit(payload(toy, 0.0005, 0, 0), SHAPES, ())
+
+
 def test_a_reply_seen_before_is_a_replay_whoever_sends_it(toy):
     first = Admission(toy.plan(round=1), "fedavg").admit(payload(toy, 1, 2, 3, round=1), SHAPES, ())
     history = [RoundReport(1, admitted=("hospital_B",), digests={"hospital_B": first.digest})]

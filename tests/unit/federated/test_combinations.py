@@ -28,7 +28,17 @@ def problems(*overrides):
         (["federated.ranks=[16,8]"], "2 entries for 4 hospitals"),
         (["federated.ranks=[32,8,8,4]"], "up to 32, model.lora.r is 16"),
         (["federated.ranks=[16,8,8,4]", "federated.robust=median"], "not possible with federated.robust"),
-        (["federated.algorithm=flora", "federated.robust=krum"], "not possible with flora: use fedavg"),
+        (["federated.algorithm=flora", "federated.robust=median"], "not possible with flora: use fedavg"),
+        (["federated.robust=krum"], "krum bears 0 hostile hospitals among the 4 of a round, federated.tolerate is 1"),
+        (
+            [
+                "federated.robust=median",
+                "federated.num_clients=9",
+                "federated.hospitals_per_round=4",
+                "federated.tolerate=2",
+            ],
+            "median bears 1 hostile hospitals among the 4 of a round",
+        ),
         (["federated.algorithm=sketch", "federated.wire.up=int8"], "wire.up=int8 is not possible with sketch"),
         (["federated.algorithm=fedex", "federated.wire.down=int4"], "wire.down=int4 is not possible with fedex"),
         (["federated.algorithm=ffa", "model.lora.use_dora=true"], "use_dora is not possible with ffa"),

@@ -41,7 +41,7 @@ def test_fedavgm_without_momentum_at_rate_one_is_fedavg(toy):
 
 
 def test_fedadam_is_reddis_adam(toy):
-    w, m, v = START["w"].astype(float), np.zeros(3), np.zeros(3)
+    w, m, v = START["w"].astype(float), np.zeros(3), np.full(3, 1e-3**2)
     for change, got in zip(CHANGES, states_of(FedAdam(0.1, 0.9, 0.99, 1e-3), toy), strict=True):
         m = 0.9 * m + 0.1 * change
         v = 0.99 * v + 0.01 * change.astype(float) ** 2

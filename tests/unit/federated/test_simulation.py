@@ -115,6 +115,31 @@ def test_a_result_that_nobody_asked_for_is_an_error(toy, change):
         exchange(toy, transport, FedAvg())
 
 
+def test_a_hospital_whose_update_is_not_finite_sends_nothing_and_the_others_go_on(toy, caplog):
+    def spoil(results):
+        results[1].state["layer.lora_A.weight"][0, 0] = np.nan
+        return results
+
+    transport = SimulationTransport(Spoiled(toy.trainer(), spoil), {}, PrivacySection())
+    plan, payloads = exchange(toy, transport, FedAvg())
+    *_, report = apply_round(toy.state("start"), {}, FedAvg(), plan, payloads)
+    assert report.admitted == ("hospital_A", "hospital_C")
+    assert "'hospital_B' sends nothing: array 'layer.lora_A.weight' has values that are not finite" in caplog.text
+    assert report.refused == {"hospital_B": "'hospital_B' did not reply"}
+
+
+def test_a_training_of_many_steps_still_fits_into_its_message(toy):
+    def lengthen(results):
+        losses = tuple(float(number) for number in range(20_000))
+        return [replace(result, metrics=replace(result.metrics, step_losses=losses)) for result in results]
+
+    transport = SimulationTransport(Spoiled(toy.trainer(), lengthen), {}, PrivacySection())
+    _, payloads = exchange(toy, transport, FedAvg())
+    sent = payloads[0].metrics.step_losses
+    assert (len(sent), sent[0], sent[-1]) == (256, 0.0, 19_999.0)
+    assert list(sent) == sorted(sent)
+
+
 def test_fedprox_stays_nearer_to_the_global_adapter_than_fedavg(toy):
     def distance(algorithm):
         _, payloads = exchange(toy, SimulationTransport(toy.trainer(), {}, PrivacySection()), algorithm)

@@ -25,6 +25,8 @@ HEADERS = 700  # of one message, at most
         ["federated.algorithm=fedavg", "federated.ranks=[2,2,1,1,1,1]"],
         ["federated.algorithm=ffa"],
         ["federated.algorithm=rolora"],
+        ["federated.algorithm=rolora", "federated.wire.down=int8"],
+        ["federated.algorithm=fedsb", "federated.wire.down=bf16"],
         ["federated.algorithm=fedsb", "federated.wire.up=bf16"],
         ["federated.algorithm=fedsa"],
         ["federated.algorithm=sketch"],

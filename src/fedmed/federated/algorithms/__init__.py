@@ -16,6 +16,7 @@ from fedmed.federated.algorithms.ffa import FfaLora
 from fedmed.federated.algorithms.flora import FLora
 from fedmed.federated.algorithms.rolora import RoLora
 from fedmed.federated.algorithms.sketch import Sketch
+from fedmed.federated.robust import max_tolerated
 from fedmed.types import Algorithm, Traits
 
 ALGORITHMS: Mapping[str, Callable[[FederatedSection], Algorithm]] = {
@@ -62,6 +63,14 @@ def _impossible(config: FedMedConfig) -> list[str]:
             problems.append(f"federated.ranks goes up to {max(federated.ranks)}, model.lora.r is {lora.r}")
     if federated.robust and not traits.linear:
         problems.append(f"federated.robust is not possible with {name}: use {_those(lambda t: t.linear)}")
+    if federated.robust:
+        asked = federated.hospitals_per_round or federated.num_clients
+        most = max_tolerated(federated.robust, asked)
+        if federated.tolerate > most:
+            problems.append(
+                f"federated.robust={federated.robust} bears {most} hostile hospitals among the {asked} of a round,"
+                f" federated.tolerate is {federated.tolerate}: ask more hospitals"
+            )
     for way in ("up", "down"):
         encoding = getattr(federated.wire, way)
         if encoding != "fp32" and not traits.linear:

@@ -21,7 +21,7 @@ import numpy as np
 
 from fedmed.config.schema import FederatedSection
 from fedmed.errors import AdapterMismatchError, UpdateRejectedError
-from fedmed.federated.lora_products import A, B, check_finite, prefix, widened
+from fedmed.federated.lora_products import A, B, check_finite, prefix
 from fedmed.federated.means import Combiner, Mean, RobustMean, RunningMean
 from fedmed.types import (
     AdapterState,
@@ -43,7 +43,6 @@ class Round:
     """What the server keeps while payloads come in."""
 
     plan: RoundPlan
-    shapes: Shapes  # of a payload at the shared rank
     combiner: Combiner
     weights: dict[str, int]  # hospital -> weight
 
@@ -129,7 +128,7 @@ class FedAvg:
         combiner: Combiner = (
             RunningMean(shapes) if self.robust is None else RobustMean(shapes, self.robust, self.tolerate)
         )
-        return Round(plan, shapes, combiner, {})
+        return Round(plan, combiner, {})
 
     def add(self, acc: Round, payload: Payload, weight: int) -> Round:
         """Take the payload in with its weight, in place; a payload that is refused leaves everything as it was.
@@ -138,8 +137,7 @@ class FedAvg:
             UpdateRejectedError: what the sum cannot hold; names the hospital.
         """
         try:
-            whole = {name: widened(array, acc.shapes[name]) for name, array in payload.arrays.items()}
-            acc.combiner.add(payload.hospital, whole, weight)
+            acc.combiner.add(payload.hospital, payload.arrays, weight)
         except UpdateRejectedError as error:
             raise UpdateRejectedError(f"the update of '{payload.hospital}' is refused: {error.what}") from error
         acc.weights[payload.hospital] = weight

@@ -11,78 +11,23 @@ Not covered: mixed ranks; the paper's truncated residual.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from fedmed.config.schema import FederatedSection
-from fedmed.federated.algorithms.fedavg import FedAvg, Round
-from fedmed.federated.lora_products import (
-    complete,
-    factors_of,
-    fold,
-    layers_of,
-    plus,
-    split_folded,
-    stacked,
-)
+from fedmed.federated.algorithms.fedavg import Round
+from fedmed.federated.algorithms.gathering import GatheredFactors
+from fedmed.federated.lora_products import factors_of, fold, layers_of, plus, split_folded, stacked
 from fedmed.federated.means import Gathered
-from fedmed.types import (
-    AdapterState,
-    HospitalState,
-    LocalJob,
-    LocalPlan,
-    LocalResult,
-    Payload,
-    RoundPlan,
-    RoundReport,
-    ServerState,
-    Shapes,
-    Traits,
-)
+from fedmed.types import AdapterState, RoundReport, ServerState, Traits
 
 
-class FedEx:
-    """FedAvg with an exact residual. Global state: the adapter, and under ``folded.`` the residuals of all rounds."""
+class FedEx(GatheredFactors):
+    """FedAvg with an exact residual, which is what it folds."""
 
     name: str = "fedex"
     traits: Traits = Traits(kind="gather", exact=True, folds=True)
-
-    def __init__(self) -> None:
-        self._mean = FedAvg()
-
-    @classmethod
-    def from_config(cls, config: FederatedSection) -> FedEx:
-        """FedEx has no settings of its own."""
-        return cls()
 
     def start(self, adapter: AdapterState) -> tuple[AdapterState, ServerState]:
         """The adapter as it is. Raises AdapterMismatchError where its change is no product."""
         layers_of(adapter)
         return adapter, {}
-
-    def begin(self, global_state: AdapterState, hospital_state: HospitalState, plan: LocalPlan) -> LocalJob:
-        """Train A and B on a base that holds the residuals."""
-        adapter, folded = split_folded(global_state)
-        return replace(self._mean.begin(adapter, hospital_state, plan), folded=folded)
-
-    def finish(
-        self, job: LocalJob, result: LocalResult, hospital_state: HospitalState
-    ) -> tuple[Payload, HospitalState]:
-        """Send the change of A and B. Raises AdapterMismatchError as FedAvg does."""
-        payload, hospital_state = self._mean.finish(job, result, hospital_state)
-        return replace(payload, algorithm=self.name), hospital_state
-
-    def template(self, global_state: AdapterState, plan: LocalPlan) -> Shapes:
-        """A and B."""
-        return self._mean.template(split_folded(global_state)[0], plan)
-
-    def init(self, global_state: AdapterState, plan: RoundPlan) -> Round:
-        """Nothing gathered yet."""
-        shapes = {key: array.shape for key, array in split_folded(global_state)[0].items()}
-        return Round(plan, shapes, Gathered(shapes), {})
-
-    def add(self, acc: Round, payload: Payload, weight: int) -> Round:
-        """Keep the payload. Raises UpdateRejectedError as FedAvg does."""
-        return self._mean.add(acc, payload, weight)
 
     def close(
         self, global_state: AdapterState, server_state: ServerState, acc: Round, refused: int = 0
@@ -90,7 +35,7 @@ class FedEx:
         """FedAvg's mean, and the residual on top of what was folded before. Raises FederationError as FedAvg does."""
         assert isinstance(acc.combiner, Gathered)
         adapter, _ = split_folded(global_state)
-        new, server_state, report = self._mean.close(adapter, server_state, acc, refused)
+        new, server_state, report = self._fedavg.close(adapter, server_state, acc, refused)
         trained = [(share, plus(adapter, change)) for share, change in acc.combiner.shares()]
         residuals = {
             layer: stacked(
@@ -99,7 +44,3 @@ class FedEx:
             for layer in layers_of(adapter)
         }
         return new | fold(global_state, residuals), server_state, report
-
-    def export(self, global_state: AdapterState, hospital_state: HospitalState) -> AdapterState:
-        """Adapter and residuals as one standard adapter of a larger rank."""
-        return complete(global_state)

@@ -1,8 +1,8 @@
 """FedAvgM and FedAdam: the server treats the mean change as a gradient and takes a step of its own.
 
 Sources: FedAvgM, Hsu et al. 2019, arXiv:1909.06335; FedAdam, Reddi et al. 2021, arXiv:2003.00295 (Algorithm 2,
-without bias correction, as there). Momentum lies at the server, is saved in every checkpoint, and hospitals never see
-it.
+without bias correction, second moments from tau squared). Momentum lies at the server, is saved in every checkpoint,
+and hospitals never see it.
 
 Not covered: FedYogi and FedAdagrad; a schedule of the server's rate.
 """
@@ -82,7 +82,7 @@ class FedAdam(FedAvg):
         move, kept = {}, {}
         for key, array in mean.items():
             first = self.beta_1 * server_state.get(_FIRST + key, 0.0) + (1.0 - self.beta_1) * array
-            second = self.beta_2 * server_state.get(_SECOND + key, 0.0) + (1.0 - self.beta_2) * np.square(array)
+            second = self.beta_2 * server_state.get(_SECOND + key, self.tau**2) + (1.0 - self.beta_2) * np.square(array)
             kept[_FIRST + key], kept[_SECOND + key] = first, second
             move[key] = self.rate * first / (np.sqrt(second) + self.tau)
         return move, kept

@@ -12,17 +12,14 @@ Not covered: sending only the newest stack to hospitals that hold the older ones
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
-from fedmed.config.schema import FederatedSection
-from fedmed.federated.algorithms.fedavg import FedAvg, Round
+from fedmed.federated.algorithms.fedavg import Round
+from fedmed.federated.algorithms.gathering import GatheredFactors
 from fedmed.federated.lora_products import (
     A,
     B,
     check_finite,
-    complete,
     factors_of,
     fold,
     layers_of,
@@ -32,35 +29,15 @@ from fedmed.federated.lora_products import (
     stacked,
 )
 from fedmed.federated.means import Gathered
-from fedmed.types import (
-    AdapterState,
-    HospitalState,
-    LocalJob,
-    LocalPlan,
-    LocalResult,
-    Payload,
-    RoundPlan,
-    RoundReport,
-    ServerState,
-    Shapes,
-    Traits,
-)
+from fedmed.types import AdapterState, RoundPlan, RoundReport, ServerState, Traits
 from fedmed.utils.random_streams import stream
 
 
-class FLora:
-    """Stacking. Global state: an adapter that changes nothing yet, and under ``folded.`` all rounds before."""
+class FLora(GatheredFactors):
+    """Stacking: every round's mean product is folded, and its adapter changes nothing when it begins."""
 
     name: str = "flora"
     traits: Traits = Traits(kind="gather", exact=True, mixed_ranks=True, folds=True)
-
-    def __init__(self) -> None:
-        self._job = FedAvg()  # its hospital half: train A and B, send their change
-
-    @classmethod
-    def from_config(cls, config: FederatedSection) -> FLora:
-        """FLoRA has no settings of its own."""
-        return cls()
 
     def start(self, adapter: AdapterState) -> tuple[AdapterState, ServerState]:
         """What the adapter already does is folded, so that every round starts from B = 0.
@@ -73,31 +50,6 @@ class FLora:
             return adapter, {}
         fresh = {key: np.zeros_like(array) if key.endswith(B) else array for key, array in adapter.items()}
         return fresh | fold({}, {layer: factors_of(adapter, layer) for layer in layers}), {}
-
-    def begin(self, global_state: AdapterState, hospital_state: HospitalState, plan: LocalPlan) -> LocalJob:
-        """Train the fresh adapter, or its nested part, on a base that holds all rounds before."""
-        adapter, folded = split_folded(global_state)
-        return replace(self._job.begin(adapter, hospital_state, plan), folded=folded)
-
-    def finish(
-        self, job: LocalJob, result: LocalResult, hospital_state: HospitalState
-    ) -> tuple[Payload, HospitalState]:
-        """Send the change of A and B. Raises AdapterMismatchError as FedAvg does."""
-        payload, hospital_state = self._job.finish(job, result, hospital_state)
-        return replace(payload, algorithm=self.name), hospital_state
-
-    def template(self, global_state: AdapterState, plan: LocalPlan) -> Shapes:
-        """A and B at the hospital's rank."""
-        return self._job.template(split_folded(global_state)[0], plan)
-
-    def init(self, global_state: AdapterState, plan: RoundPlan) -> Round:
-        """Nothing gathered yet."""
-        shapes = {key: array.shape for key, array in split_folded(global_state)[0].items()}
-        return Round(plan, shapes, Gathered(shapes), {})
-
-    def add(self, acc: Round, payload: Payload, weight: int) -> Round:
-        """Keep the payload. Raises UpdateRejectedError as FedAvg does."""
-        return self._job.add(acc, payload, weight)
 
     def close(
         self, global_state: AdapterState, server_state: ServerState, acc: Round, refused: int = 0
@@ -117,13 +69,9 @@ class FLora:
             for layer in layers_of(adapter)
         }
         folded = fold(global_state, products)
-        squares = sum(float(np.sum(np.square(np.linalg.norm(factors.svd()[1])))) for factors in products.values())
+        squares = sum(float(np.sum(np.square(factors.svd()[1]))) for factors in products.values())
         report = RoundReport(acc.plan.round, acc.combiner.result(refused).used, update_norm=float(np.sqrt(squares)))
         return _fresh(adapter, acc.plan) | folded, server_state, report
-
-    def export(self, global_state: AdapterState, hospital_state: HospitalState) -> AdapterState:
-        """All rounds as one standard adapter of a larger rank."""
-        return complete(global_state)
 
 
 def _fresh(adapter: AdapterState, plan: RoundPlan) -> AdapterState:
