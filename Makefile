@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-all check bench-demo bench-speed bench-scale bench-algorithms bench-robust bench-wire \
+.PHONY: help setup demo test test-all check bench-demo bench-speed bench-scale bench-algorithms bench-robust bench-wire bench-privacy \
   plots format clean browser
 help:
 	@echo "make setup     build $(VENV) with every extra that installs here"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-speed make bench-scale  the engine against a peer, and with more hospitals: benchmarks/results/"
 	@echo "make bench-algorithms  every federated method, and every reference, at its best learning rate (under an hour)"
 	@echo "make bench-robust make bench-wire  every rule under every attack; every encoding of what travels"
+	@echo "make bench-privacy  loss against epsilon, the time noise costs, attacks with and without it"
 	@echo "make plots     draw those three: docs/algorithms.svg, docs/robust.svg, docs/wire.svg"
 	@echo "make clean     remove $(VENV) and caches; runs and data stay"
 
@@ -63,7 +64,7 @@ bench-scale: $(STAMP)
 	$(BIN)/python benchmarks/scale.py
 
 # Each finished run is kept under output-models/bench-cache, so a bench that was cut off goes on.
-bench-algorithms bench-robust bench-wire: bench-%: $(STAMP)
+bench-algorithms bench-robust bench-wire bench-privacy: bench-%: $(STAMP)
 	$(BIN)/python benchmarks/$*.py
 
 plots: $(STAMP)

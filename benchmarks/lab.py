@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,11 +38,13 @@ from fedmed.model.load_model import shared_model
 from fedmed.model.packed_lora import HospitalAdapter
 from fedmed.pipeline.algorithm_start import first_adapter
 from fedmed.pipeline.scoring import Records, Scorer, Scores, encode
+from fedmed.privacy.spending import open_ledgers
 from fedmed.training.central import train_central
 from fedmed.training.engine import Engine, EngineTrainer
 from fedmed.training.stepper import AdapterOptimizer
 from fedmed.training.steps import learning_rate, plan_steps
-from fedmed.types import AdapterState, LocalJob, RoundReport
+from fedmed.training.trainer import make_trainer
+from fedmed.types import AdapterState, LocalJob, LocalTrainer, RoundReport
 
 GEMMA = "builtin:gemma-3-270m"
 GRID, LOWEST_RATE, HIGHEST_RATE = (2e-3, 4e-3), 5e-4, 1.6e-2
@@ -172,9 +175,21 @@ def train(
         FedMedError: what stops the run.
     """
     check_combination(config)
-    federated = config.federated
     rows = rows or ground(config).rows
-    trainer = EngineTrainer(ground(config).model, rows, config.training)
+    with tempfile.TemporaryDirectory() as folder:  # ledgers of this run alone
+        ledgers = open_ledgers(config.privacy, rows, Path(folder))
+        trainer = make_trainer(ground(config).model, rows, config, ledgers=ledgers)
+        return _rounds(config, trainer, rows, wrap, on_round)
+
+
+def _rounds(
+    config: FedMedConfig,
+    trainer: LocalTrainer,
+    rows: Rows,
+    wrap: Callable[[Transport], Transport],
+    on_round: OnRound,
+) -> FederationState:
+    federated = config.federated
     policy = AllOrSampled(
         run_id="bench", hospitals=tuple(rows), rounds=federated.rounds, seed=federated.seed,
         hospitals_per_round=federated.hospitals_per_round, min_replies=federated.min_replies,

@@ -32,7 +32,8 @@ FedMedError                     1
 └── PrivacyError              100
     ├── BudgetError           101   a privacy budget would be exceeded; nothing was spent
     ├── LedgerError           102   a ledger of privacy is damaged, or does not go with what was asked of it
-    └── AccountingError       103   no ε can be stated for these numbers, or none meets the target
+    ├── AccountingError       103   no ε can be stated for these numbers, or none meets the target
+    └── GateError             104   attacks on a finished run found more than its limits allow
 """
 
 from __future__ import annotations
@@ -198,3 +199,7 @@ class LedgerError(PrivacyError):
 
 class AccountingError(PrivacyError):
     exit_code = 103
+
+
+class GateError(PrivacyError):
+    exit_code = 104

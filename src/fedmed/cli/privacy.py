@@ -113,6 +113,30 @@ def ledger(
         _print_ledger(shown)
 
 
+@app.command(
+    epilog="Example: fedmed privacy audit latest --gate (canaries: fedmed run --set privacy.audit.canaries=100)"
+)
+def audit(
+    run: Annotated[str, typer.Argument(help="Run to attack, by name or path.")] = "latest",
+    gate: Annotated[bool, typer.Option("--gate", help="Exit with an error if a limit is passed.")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a limit, privacy.audit.max_….")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Attack a finished run: whose records, which canaries, which words. Writes privacy_audit.json and the report."""
+    from fedmed.pipeline.privacy_audit import audit_run, check_gate
+    from fedmed.utils.runs import find_run
+
+    found = audit_run(find_run(run), overrides=overrides or ())
+    if as_json:
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        _print_audit(found)
+    if gate:
+        check_gate(found)
+
+
 def _finite(value: float) -> float | None:
     """None where no ε holds: JSON has no infinity."""
     return value if math.isfinite(value) else None
@@ -165,3 +189,32 @@ def _print_ledger(shown: dict[str, Any]) -> None:
         line("nothing is spent")
     if shown["repairs"]:
         line(f"{shown['repairs']} charges were cut by a crash and count as spent")
+
+
+def _print_audit(found: dict[str, Any]) -> None:
+    def line(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    audit, inversion = found["audit"], found["inversion"]
+    for name, key in (("by loss", "by_loss"), ("against the base", "by_ratio")):
+        attack = audit[key]
+        line(
+            f"members  {name}: AUC {attack['auc']:.3f}, {attack['at_1_percent']['share']:.1%} found at 1 % false alarms"
+        )
+    if audit["exposure"]:
+        told = audit["exposure"]
+        line(f"canaries exposure {told['mean']:.2f} bits, {told['chance']:.2f} by chance (p {told['p_value']:.2g})")
+        claimed = audit["claimed_epsilon"]
+        line(
+            f"epsilon  at least {audit['epsilon']['epsilon']:.2f}, "
+            + ("none claimed" if claimed is None else f"claimed {claimed:.3f}")
+        )
+    else:
+        line("canaries none in this run: train with privacy.audit.canaries=100 to bound epsilon from below")
+    for key, name in (("without_noise", "without noise"), ("with_the_runs_noise", "with the run's noise")):
+        if inversion[key]:
+            line(f"words    {inversion[key]['share']:.0%} of one record's found in its own step, {name}")
+    for text in found["beyond"]:
+        line(f"BEYOND   {text}")
+    if not found["beyond"]:
+        line("limits   all kept")

@@ -158,11 +158,72 @@ class FederatedSection(Section):
         return self
 
 
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+Chance = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class ExampleSection(Section):
+    """Differential privacy for records, by noise in each hospital's training (DP-SGD). Off unless epsilon is set."""
+
+    epsilon: PositiveFloat | None = None  # what all training on a hospital's records may cost; None: no such noise
+    delta: Chance = 1.0e-5  # chance that epsilon does not hold; well below 1 / records
+    unit: Literal["record", "patient"] = "record"  # what is hidden; patient: all records with the same 'group'
+    noise_multiplier: PositiveFloat | None = None  # sigma; None: the least that this run's steps need
+    clip: PositiveFloat = 1.0  # L2 norm that one record's, or patient's, gradient is scaled down to
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # what turns noisy gradients into steps
+    noise_seed: NonNegative | None = None  # for tests: anybody can subtract such noise, and no epsilon is claimed
+
+    @property
+    def on(self) -> bool:
+        return self.epsilon is not None
+
+
+class HospitalSection(Section):
+    """Differential privacy for whole hospitals, by noise in what they send. Of use from hundreds of hospitals on."""
+
+    epsilon: PositiveFloat | None = None  # what all rounds may cost a hospital; None: no such noise
+    delta: Chance = 1.0e-5  # chance that epsilon does not hold
+    noise_multiplier: PositiveFloat | None = None  # sigma of the sum; None: the least that this run's rounds need
+    clip: PositiveFloat = 1.0  # L2 norm that a hospital's update is scaled down to
+    colluding: NonNegative = 0  # hospitals that may tell others their share of the noise
+
+    @property
+    def on(self) -> bool:
+        return self.epsilon is not None
+
+
+class AuditSection(Section):
+    """What ``fedmed privacy audit`` tries, and what its gate lets pass; None: no limit."""
+
+    canaries: NonNegative = 0  # made-up records, about half of them put among the training records; 0: none
+    copies: Positive = 1  # of each that is put there
+    records: Positive = 400  # training records that membership is guessed of, and as many held-out ones
+    max_membership_auc: Share | None = 0.6  # 0.5: guessing
+    max_tpr_at_1_percent_fpr: Share | None = 0.05  # training records found at 1 % false alarms
+    max_exposure_bits: NonNegativeFloat | None = 1.0  # mean exposure of canaries above chance
+    max_epsilon_lower_bound: NonNegativeFloat | None = None  # None: the epsilon that the run claims
+
+
 class PrivacySection(Section):
     """What a hospital lets out."""
 
     share_metrics: bool = True  # False: no hospital's loss or token count leaves it; the summary says null
-    max_update_norm: Annotated[float, Field(gt=0.0)] | None = None  # L2 norm each hospital's update is scaled down to
+    max_update_norm: PositiveFloat | None = None  # L2 norm each hospital's update is scaled down to
+    ledgers: Text | None = None  # folder of the hospitals' ledgers, for all their runs; None: each run has its own
+    example: ExampleSection = ExampleSection()  # noise that hides records
+    hospital: HospitalSection = HospitalSection()  # noise that hides hospitals
+    audit: AuditSection = AuditSection()  # attacks on a finished run
+
+    @property
+    def shares_metrics(self) -> bool:
+        """Noise protects the adapter alone, so with it losses and counts stay home whatever ``share_metrics`` says."""
+        return self.share_metrics and not self.noised
+
+    @property
+    def noised(self) -> bool:
+        """Whether any noise is asked for; record counts stay home then, and all weights are 1."""
+        return self.example.on or self.hospital.on
 
 
 class SafetySection(Section):

@@ -1,6 +1,7 @@
 """One page about one run: ``report.html``, a single file that opens offline and holds no script. pipeline -> HERE.
 
-Reads only the run folder: ``summary.json``, ``rounds.jsonl`` (one line a round and hospital) and ``config.yaml``.
+Reads only the run folder: ``summary.json``, ``rounds.jsonl`` (one line a round and hospital), ``config.yaml``; after an
+audit ``privacy_audit.json`` too.
 Not covered: runs side by side; a page describes one.
 """
 
@@ -37,19 +38,26 @@ def write_report(run_folder: Path) -> Path:
     if not source.is_file():
         raise RunNotFoundError(f"{run_folder} holds no summary.json", "give the folder of a run, see output-models/")
     summary = _json_object(source, source.read_text(encoding="utf-8"))
-    config = run_folder / "config.yaml"
+    config, attacks = run_folder / "config.yaml", run_folder / "privacy_audit.json"
     page = render(
         summary,
         _read_rounds(run_folder / "rounds.jsonl"),
         config.read_text(encoding="utf-8") if config.is_file() else None,
         run_folder.resolve().name,
+        _json_object(attacks, attacks.read_text(encoding="utf-8")) if attacks.is_file() else {},
     )
     target = run_folder / REPORT
     write_atomic(target, page)
     return target
 
 
-def render(summary: dict[str, Any], rounds: list[dict[str, Any]], config: str | None, folder_name: str) -> str:
+def render(
+    summary: dict[str, Any],
+    rounds: list[dict[str, Any]],
+    config: str | None,
+    folder_name: str,
+    audit: dict[str, Any] | None = None,
+) -> str:
     """The page as text; the same input gives the same bytes."""
     style = resources.files("fedmed.evaluation").joinpath("report.css").read_text(encoding="utf-8")
     name = part.esc(summary.get("run_id") or folder_name)
@@ -64,6 +72,7 @@ def render(summary: dict[str, Any], rounds: list[dict[str, Any]], config: str | 
             ("Sample answers", sections.samples(summary)),
             ("Bytes, time and memory", sections.costs(summary)),
             ("Privacy", sections.privacy(summary)),
+            ("Privacy, attacked", sections.attacked(audit or {})),
             ("How to repeat it", sections.repeat(summary, config)),
         )
     )

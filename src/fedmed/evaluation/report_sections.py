@@ -281,6 +281,38 @@ def privacy(summary: Json) -> str:
     return stays + body
 
 
+def attacked(audit: Json) -> str:
+    """What attacks on the finished run found; "" where there was no audit."""
+    found = part.table_of(audit, "audit")
+    if not found:
+        return ""
+    rows = [
+        [
+            name,
+            f"{part.number(attack, 'auc') or 0.0:.3f}",
+            *(part.share(part.number(attack, at, "share")) for at in ("at_1_percent", "at_01_percent")),
+        ]
+        for name, attack in (("by loss", found.get("by_loss")), ("against the base model", found.get("by_ratio")))
+    ]
+    body = "<p>Guessing which records were trained on; by chance the AUC is 0.5, found as often as falsely.</p>"
+    body += part.table(["membership", "AUC", "found at 1\u202f% false alarms", "at 0.1\u202f%"], rows)
+    pairs = []
+    if (above := part.number(found, "exposure", "mean")) is not None:
+        chance = part.number(found, "exposure", "chance")
+        pairs.append(("exposure of canaries", f"{above:.2f} bits, {chance:.2f} by chance"))
+    if (bound := part.number(found, "epsilon", "epsilon")) is not None:
+        claimed = part.number(found, "claimed_epsilon")
+        pairs.append(("lower bound on ε", f"{bound:.2f}, " + (f"claimed {claimed:.2f}" if claimed else "none claimed")))
+    for key, name in (("without_noise", "without noise"), ("with_the_runs_noise", "with the run's noise")):
+        if (shown := part.number(audit, "inversion", key, "share")) is not None:
+            pairs.append((f"words of one record found in its step, {name}", part.share(shown)))
+    body += part.facts(pairs) if pairs else ""
+    beyond = part.list_of(audit, "beyond")
+    items = "".join(f"<li>{part.esc(item)}</li>" for item in beyond)
+    verdict = f'<p>Beyond the limits:</p><ul class="plain">{items}</ul>' if beyond else "<p>Within all limits.</p>"
+    return body + verdict
+
+
 def repeat(summary: Json, config: str | None) -> str:
     """Command, seed, digest, versions and the resolved configuration."""
     command = summary.get("command")

@@ -34,7 +34,7 @@ from fedmed.utils.files import clear_write_errors, folder_atomic, sha256_file
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 _ROUND_FOLDER = re.compile(r"\d{4,}")
 
 
@@ -84,6 +84,7 @@ def save_round(run_folder: Path, state: FederationState, *, config_digest: str, 
             "hospitals": hospitals,
             "sha256": {file: sha256_file(temporary / file) for file in arrays},
             "history": [asdict(report) for report in state.history],
+            "ledger_heads": dict(state.ledger_heads),
         }
         text = json.dumps({**body, "self_sha256": _digest(body)}, indent=1, ensure_ascii=False, allow_nan=False)
         (temporary / "state.json").write_text(text + "\n", encoding="utf-8")
@@ -155,6 +156,7 @@ def _load(folder: Path) -> tuple[FederationState, str]:
             history=tuple(_report(item) for item in body["history"]),
             server_state=load_file(folder / "server.safetensors") if "server.safetensors" in body["sha256"] else {},
             held=load_file(folder / "held.safetensors") if "held.safetensors" in body["sha256"] else None,
+            ledger_heads=body["ledger_heads"],
         )
         return state, body["config_digest"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

@@ -12,6 +12,7 @@ from fedmed.config.schema import FedMedConfig, ModelSection
 from fedmed.errors import DataFormatError, EmptyDataError, ModelError
 from fedmed.federated.algorithms import get_algorithm
 from fedmed.federated.server import NO_METRICS
+from fedmed.privacy.spending import open_ledgers
 from fedmed.privacy.update_norm import clip_update
 from fedmed.types import AdapterState, HospitalState, LocalPlan, LocalResult, LocalTrainer
 from fedmed.utils.cache import cache_root
@@ -96,7 +97,7 @@ class FederatedClient:
             )
             if norm > privacy.max_update_norm:
                 result = replace(result, state={name: start[name] + change[name] for name in start})
-        return result if privacy.share_metrics else replace(result, metrics=NO_METRICS)
+        return result if privacy.shares_metrics else replace(result, metrics=NO_METRICS)
 
     def _local_trainer(self) -> LocalTrainer:
         if self._trainer is None:
@@ -107,7 +108,7 @@ class FederatedClient:
         model, tokenizer, settings = self._model_with_tokenizer()
 
         from fedmed.data.token_cache import cached_rows
-        from fedmed.training.engine import EngineTrainer
+        from fedmed.training.trainer import make_trainer
 
         rows, report = cached_rows(
             self._rows,
@@ -122,7 +123,9 @@ class FederatedClient:
                 f"none of the {report.dropped} questions of '{self.name}' fits {settings.max_length} tokens",
                 "raise model.max_length",
             )
-        return EngineTrainer(model, {self.name: rows}, self._config.training)
+        groups = {self.name: [row["group"] for row in self._rows]}
+        ledgers = open_ledgers(self._config.privacy, [self.name])
+        return make_trainer(model, {self.name: rows}, self._config, groups=groups, ledgers=ledgers)
 
     def _model_with_tokenizer(self) -> tuple[Any, Any, ModelSection]:
         settings = self._config.model
@@ -148,7 +151,7 @@ def _train_rows(name: str, data: Iterable[Mapping[str, Any]]) -> list[dict[str, 
                 f"row {index} of '{name}' has no question and answer text", "load the data with load_medical_dataset"
             )
         if row.get("split", "train") != "test":
-            rows.append({"question": row["question"], "answer": row["answer"]})
+            rows.append({"question": row["question"], "answer": row["answer"], "group": str(row.get("group") or "q-")})
     if not rows:
         raise EmptyDataError(f"'{name}' has no training records", "give it more data or fewer hospitals")
     return rows

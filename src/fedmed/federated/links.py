@@ -1,7 +1,7 @@
 """Both directions between hospitals and coordinator: encode, and keep what an encoding lost until it can be sent.
 
-    up     change + what was lost before -> clip -> encode -> message;  lost = clipped - decoded, kept in hospital state
-    down   global state - what hospitals hold -> encode -> message;     hospitals hold more by what is decoded
+    up     change + what was lost before -> clip, noise -> encode -> message;  lost = clipped - decoded, hospital state
+    down   global state - what hospitals hold -> encode -> message;            hospitals hold more by what is decoded
 
 Below fp32, errors are fed back (Seide et al. 2014; Karimireddy et al. 2019, arXiv:1901.09847): what one round loses,
 a later one sends. On the way down the difference to what hospitals hold contains the past error by itself. A hospital
@@ -17,6 +17,7 @@ import numpy as np
 
 from fedmed.config.schema import PrivacySection, WireSection
 from fedmed.federated.encodings import template_of
+from fedmed.federated.noise_shares import NoiseShares
 from fedmed.federated.wire import decode_payload, decode_state, encode_payload, encode_state
 from fedmed.privacy.update_norm import process_payload
 from fedmed.types import AdapterState, HospitalState, Payload, RoundPlan, RoundReport
@@ -32,10 +33,14 @@ class Uplink:
     Args:
         privacy: the hospital's settings; applied before anything is encoded.
         wire: the encoding.
+        noise: what hides the hospital; None: nothing.
     """
 
-    def __init__(self, privacy: PrivacySection, wire: WireSection | None = None) -> None:
+    def __init__(
+        self, privacy: PrivacySection, wire: WireSection | None = None, noise: NoiseShares | None = None
+    ) -> None:
         self._privacy = privacy
+        self._noise = noise
         self._wire = wire or WireSection()
 
     def send(self, payload: Payload, before: HospitalState) -> tuple[Payload, HospitalState]:
@@ -49,13 +54,15 @@ class Uplink:
             The payload as the coordinator reads it, and what the link keeps now.
 
         Raises:
-            UpdateRejectedError: the update is not finite.
+            UpdateRejectedError: the update is not finite. BudgetError, LedgerError: its noise cannot be charged.
         """
         lossy = self._wire.up != "fp32"
         if lossy:
             owed = {name: array + before.get(_LOST + name, np.float32(0.0)) for name, array in payload.arrays.items()}
             payload = replace(payload, arrays={name: array.astype(np.float32) for name, array in owed.items()})
         payload = _thinned(process_payload(payload, self._privacy))
+        if self._noise:
+            payload = self._noise.hide(payload)
         message = encode_payload(payload, self._wire.up, top_k_share=self._wire.top_k_share)
         received = decode_payload(message, template_of(payload.arrays), top_k_share=self._wire.top_k_share)
         after = dict(before)

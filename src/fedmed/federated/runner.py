@@ -27,6 +27,7 @@ class FederationState:
     history: tuple[RoundReport, ...] = ()  # one a round, oldest first
     server_state: ServerState = field(default_factory=dict)  # what the algorithm keeps at the server
     held: AdapterState | None = None  # the global state as hospitals have it; None: as it is
+    ledger_heads: Mapping[str, str] = field(default_factory=dict)  # hospital -> head of its ledger, never a ledger
 
 
 def adapters_of(algorithm: Algorithm, state: FederationState, hospitals: Iterable[str]) -> dict[str, AdapterState]:

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator, Mapping
 from fedmed.config.schema import PrivacySection, WireSection
 from fedmed.errors import FederationError, UpdateRejectedError
 from fedmed.federated.links import Uplink, apart
+from fedmed.federated.noise_shares import NoiseShares
 from fedmed.types import (
     AdapterState,
     Algorithm,
@@ -34,6 +35,7 @@ class SimulationTransport:
         hospital_states: what each hospital kept from earlier rounds, as in ``FederationState``; may be empty.
         privacy: applied to every payload before it is handed over.
         wire: how payloads travel; None: in float32. They become messages here too, so bytes are counted on those.
+        noise: what hides hospitals; None: nothing.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class SimulationTransport:
         hospital_states: Mapping[str, HospitalState],
         privacy: PrivacySection,
         wire: WireSection | None = None,
+        noise: NoiseShares | None = None,
     ) -> None:
         self._trainer = trainer
-        self._link = Uplink(privacy, wire)
+        self._link = Uplink(privacy, wire, noise)
         self._states = dict(hospital_states)
         self._pending: dict[str, HospitalState] = {}  # becomes _states when the round is applied
 

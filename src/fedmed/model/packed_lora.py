@@ -11,7 +11,7 @@ Not covered: LoRA dropout, DoRA, adapters on other layers than linear ones.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,35 @@ from fedmed.model.frozen_linear import frozen_linear
 from fedmed.types import CORE, AdapterState
 
 _ADAPTER = "default"
+
+
+class Gradient:
+    """What a loss says about each array of an adapter that trains: a flat vector, and views of it by key.
+
+    Args:
+        flat: float32 [n], filled in place.
+        places: PEFT key -> (where it lies in ``flat``, its shape).
+        cores: key of a core -> key of its B, whose gradient is gathered beside the flat vector.
+        like: key of such a B -> an array of its shape.
+    """
+
+    def __init__(
+        self,
+        flat: torch.Tensor,
+        places: Mapping[str, tuple[slice, tuple[int, ...]]],
+        cores: Mapping[str, str],
+        like: Mapping[str, torch.Tensor],
+    ) -> None:
+        self.flat = flat
+        self.arrays = {key: flat[place].view(shape) for key, (place, shape) in places.items()}
+        self._beside = {key_b: torch.zeros_like(like[key_b]) for key_b in cores.values()}
+        self.arrays |= self._beside
+
+    def clear(self) -> None:
+        """Back to zero."""
+        self.flat.zero_()
+        for gradient in self._beside.values():
+            gradient.zero_()
 
 
 class HospitalAdapter:
@@ -44,44 +73,55 @@ class HospitalAdapter:
         self.flat = torch.nn.Parameter(flat.to(device))
         self.flat.grad = torch.zeros_like(self.flat)
         ends = np.cumsum(sizes)
-        self._arrays: dict[str, torch.Tensor] = {}  # what was given, as it is now
-        self.gradients: dict[str, torch.Tensor] = {}
-        for key, size, end in zip(moving, sizes, ends, strict=True):
-            place = slice(int(end) - size, int(end))
-            self._arrays[key] = self.flat.detach()[place].view(start[key].shape)
-            self.gradients[key] = self.flat.grad[place].view(start[key].shape)
+        self._places = {
+            key: (slice(int(end) - size, int(end)), start[key].shape)
+            for key, size, end in zip(moving, sizes, ends, strict=True)
+        }
+        # what was given, as it is now
+        self._arrays = {key: self.flat.detach()[place].view(shape) for key, (place, shape) in self._places.items()}
         for key in start.keys() - self._arrays.keys():
             self._arrays[key] = torch.from_numpy(np.array(start[key], dtype=np.float32)).to(device)
         self.values = dict(self._arrays)  # A and B as the layers use them
         self._cores = {key: key.removesuffix(CORE) + ".lora_B.weight" for key in start if key.endswith(CORE)}
-        for key_b in self._cores.values():
-            self.gradients[key_b] = torch.zeros_like(self._arrays[key_b])
+        self.gradient = self._gradient(self.flat.grad)
+
+    @property
+    def gradients(self) -> Mapping[str, torch.Tensor]:
+        """Of the whole step, by key."""
+        return self.gradient.arrays
+
+    def new_gradient(self) -> Gradient:
+        """Another gradient of this adapter, for a part of a step: one example's, say."""
+        return self._gradient(torch.zeros_like(self.flat.detach()))
 
     def begin_step(self) -> None:
         """No gradient yet, and B as the cores make it."""
-        assert self.flat.grad is not None
-        self.flat.grad.zero_()
+        self.gradient.clear()
         for core, key_b in self._cores.items():
-            self.gradients[key_b].zero_()
             self.values[key_b] = self._arrays[key_b] @ self._arrays[core]
 
-    def end_step(self) -> None:
-        """Carry the gradient of each B on to its core."""
+    def end_step(self, gradient: Gradient | None = None) -> None:
+        """Carry the gradient of each B on to its core; None: in the whole step's."""
+        arrays = (gradient or self.gradient).arrays
         for core, key_b in self._cores.items():
-            torch.matmul(self._arrays[key_b].t(), self.gradients[key_b], out=self.gradients[core])
+            torch.matmul(self._arrays[key_b].t(), arrays[key_b], out=arrays[core])
 
     def state(self) -> AdapterState:
         """A float32 copy of what was given, keys sorted."""
         return {key: np.array(self._arrays[key].cpu().numpy(), copy=True) for key in sorted(self._arrays)}
 
+    def _gradient(self, flat: torch.Tensor) -> Gradient:
+        return Gradient(flat, self._places, self._cores, self._arrays)
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The tokens ``start`` to ``end`` of a pass belong to one hospital."""
+    """The tokens ``start`` to ``end`` of a pass belong to one hospital; their gradient goes to ``gradient``."""
 
     start: int
     end: int
     adapter: HospitalAdapter
+    gradient: Gradient
 
 
 class Pass:
@@ -195,14 +235,14 @@ class _LoraDelta(torch.autograd.Function):
         to_input = torch.empty_like(x) if ctx.needs_input_grad[1] else None
         for segment, u in zip(ctx.segments, narrow, strict=True):
             place = slice(segment.start, segment.end)
-            adapter = segment.adapter
+            into = segment.gradient.arrays
             g, part = gradient[place], x[place].to(gradient.dtype)
-            a, b = (adapter.values[key].to(gradient.dtype) for key in ctx.keys)
-            if key_b in adapter.gradients:
-                adapter.gradients[key_b].add_(g.t() @ u, alpha=ctx.scale)
+            a, b = (segment.adapter.values[key].to(gradient.dtype) for key in ctx.keys)
+            if key_b in into:
+                into[key_b].add_(g.t() @ u, alpha=ctx.scale)
             narrow_gradient = g @ b  # [t, r], without the scale
-            if key_a in adapter.gradients:
-                adapter.gradients[key_a].add_(narrow_gradient.t() @ part, alpha=ctx.scale)
+            if key_a in into:
+                into[key_a].add_(narrow_gradient.t() @ part, alpha=ctx.scale)
             if to_input is not None:
                 to_input[place] = (narrow_gradient @ a).mul_(ctx.scale)
         return gradient, to_input, None, None, None, None

@@ -16,8 +16,6 @@ from typing import Any
 from fedmed.agent.metrics import MetricsTracker
 from fedmed.config.load import config_digest
 from fedmed.config.schema import FedMedConfig
-from fedmed.data.federated_split import create_federated_split
-from fedmed.data.load_dataset import load_with_report
 from fedmed.data.split_folder import write_split
 from fedmed.errors import ConfigChangedError, EmptyDataError, RunError
 from fedmed.evaluation.likelihood import OnRows
@@ -25,6 +23,7 @@ from fedmed.evaluation.report import write_report
 from fedmed.federated.algorithms import check_combination, get_algorithm
 from fedmed.federated.checkpoint import load_latest, save_round
 from fedmed.federated.links import Downlink
+from fedmed.federated.noise_shares import NoiseShares
 from fedmed.federated.runner import AllOrSampled, FederationState, adapters_of, run_rounds
 from fedmed.federated.simulation import SimulationTransport
 from fedmed.model.adapter import get_adapter_state, save_adapter, set_adapter_state
@@ -33,13 +32,15 @@ from fedmed.pipeline.algorithm_start import first_adapter
 from fedmed.pipeline.comparison import REFERENCES, References
 from fedmed.pipeline.model_card import model_card
 from fedmed.pipeline.run_folder import RunFolder, new_run_name, resume_run, start_run
+from fedmed.pipeline.run_records import run_records
 from fedmed.pipeline.scoring import Records, Scorer, Scores, encode
 from fedmed.pipeline.summary import round_lines, summarize
+from fedmed.privacy.spending import check_heads, open_ledgers
 from fedmed.safety.assistant import MedicalAssistant
-from fedmed.training.engine import EngineTrainer
 from fedmed.training.plain import OnStep, use_threads
 from fedmed.training.stepper import StepResult
 from fedmed.training.steps import steps_per_round
+from fedmed.training.trainer import make_trainer
 from fedmed.types import AdapterState, LocalJob, RoundReport
 from fedmed.utils.console import Step, track
 from fedmed.utils.files import check_writable, folder_lock, write_atomic
@@ -144,9 +145,9 @@ class _Run:
             known = self.folder.read_json("run.json") or {}
             summary = summarize(
                 self.config, run_id=self.folder.name, command=known.get("command", ""), num_samples=self.num_samples,
-                final=final, adapters=list(adapters.values()), base=base, few_shot=few_shot, federated=federated,
-                written_answers=scorer.written_answers,
-                comparison=comparison, samples=samples, wall_s=self.clock.spent,
+                ledgers=self.ledgers, final=final, adapters=list(adapters.values()), base=base, few_shot=few_shot,
+                federated=federated, written_answers=scorer.written_answers, comparison=comparison, samples=samples,
+                wall_s=self.clock.spent,
             )  # fmt: skip
             write_atomic(self.folder.path / "model_card.md", model_card(summary))
             for place in adapters:
@@ -162,29 +163,21 @@ class _Run:
         return Outcome(self.folder.path, json.loads(self.folder.summary_file.read_text(encoding="utf-8")))
 
     def _prepare(self) -> tuple[dict[str, Records], Scorer]:
-        settings, federated = self.config.training.dataset, self.config.federated
+        federated = self.config.federated
         with track("reading records"):
-            dataset, self.loaded = load_with_report(
-                settings.name, settings.max_samples, seed=federated.seed, test_fraction=settings.test_fraction,
-                hub_split=settings.hub_split, columns=settings.columns or None,
-            )  # fmt: skip
-            alpha = federated.dirichlet_alpha
-            split = create_federated_split(
-                dataset, federated.num_clients, federated.split, alpha=alpha, seed=federated.seed
-            )
+            found = run_records(self.config)
+            self.loaded, split, records = found.loaded, found.split, found.own
         with track("loading the model"):
             self.model, self.tokenizer = shared_model(self.config.model, federated.seed)
-        records: dict[str, Records] = {name: data.to_list() for name, data in split.items()}
         self.start = get_adapter_state(self.model)
         self.algorithm = get_algorithm(federated)
         self.first = first_adapter(
             self.config, self.model, self.tokenizer, self.start,
             {row["group"] for rows in records.values() for row in rows},
         )  # fmt: skip
-        train: dict[str, Records] = {
-            name: [row for row in rows if row["split"] == "train"] for name, rows in records.items()
-        }
+        train = found.train()
         self.rows = {name: encode(self.tokenizer, own, self.config) for name, own in train.items()}
+        self.groups = {name: [row["group"] for row in own] for name, own in train.items()}
         for name, rows in self.rows.items():
             if not rows:
                 raise EmptyDataError(
@@ -194,7 +187,7 @@ class _Run:
         scorer = Scorer(self.model, self.tokenizer, records, self.config)
         # Only now: a run that cannot start leaves the last split in its place.
         with folder_lock(PROCESSED.parent, wait=True):  # two runs may write their shares at the same moment
-            shown_alpha = alpha if federated.split == "dirichlet" else None
+            shown_alpha = federated.dirichlet_alpha if federated.split == "dirichlet" else None
             manifest = write_split(split, PROCESSED, strategy=federated.split, alpha=shown_alpha, seed=federated.seed)
         self._remember_data(manifest, _digest(records))
         return train, scorer
@@ -231,7 +224,7 @@ class _Run:
         start = resumed or self._fresh_state()
         tracker = MetricsTracker(self.folder.name, LOGS)
         tracker.truncate_after(start.round)
-        every = self.config.training.evaluation.every_rounds if privacy.share_metrics else 0
+        every = self.config.training.evaluation.every_rounds if privacy.shares_metrics else 0
         held_out: dict[str, dict[str, float]] = self.folder.read_json("held_out.json") or {}
         self._write_lines(start.history, held_out, tracker)  # it may have been killed just after a checkpoint
         policy = AllOrSampled(
@@ -241,23 +234,38 @@ class _Run:
             tolerate=federated.tolerate if federated.robust else 0,
         )  # fmt: skip
         asked = federated.hospitals_per_round or federated.num_clients
+        left = federated.rounds - start.round
         steps = sum(steps_per_round(len(own), self.config.training) for own in rows.values()) * asked / len(rows)
-        with track("training", round((federated.rounds - start.round) * steps)) as advance, tracker:
-            trainer = EngineTrainer(self.model, rows, self.config.training, _show(advance, privacy.share_metrics))
+        ledgers = open_ledgers(privacy, rows, self.folder.ledgers)
+        check_heads(ledgers, start.ledger_heads)
+        noise = None
+        if privacy.hospital.on and left:
+            noise = NoiseShares(
+                privacy.hospital, ledgers, min_replies=federated.min_replies or asked, rounds=left,
+                run_id=self.folder.name,
+            )  # fmt: skip
+        with track("training", round(left * steps)) as advance, tracker:
+            trainer = make_trainer(
+                self.model, rows, self.config, groups=self.groups, ledgers=ledgers, rounds_left=left,
+                run_id=self.folder.name, on_step=_show(advance, privacy.shares_metrics),
+            )  # fmt: skip
 
             def on_round(state: FederationState, report: RoundReport) -> None:
                 if every and report.round % every == 0:
                     held_out[str(report.round)] = self._losses(state, scorer).per_hospital
                     self.folder.write_json("held_out.json", held_out)
-                save_round(self.folder.path, state, config_digest=digest, keep=federated.keep_rounds)
+                kept = dataclasses.replace(state, ledger_heads={name: book.head() for name, book in ledgers.items()})
+                save_round(self.folder.path, kept, config_digest=digest, keep=federated.keep_rounds)
                 self._write_lines(state.history, held_out, tracker)
 
-            return run_rounds(
+            final = run_rounds(
                 start, algorithm=self.algorithm,
-                transport=SimulationTransport(trainer, start.hospital_states, privacy, federated.wire),
+                transport=SimulationTransport(trainer, start.hospital_states, privacy, federated.wire, noise),
                 policy=policy, rounds=federated.rounds, on_round=on_round,
                 downlink=Downlink(federated.wire), max_norm=federated.max_reply_norm,
             )  # fmt: skip
+        self.ledgers = ledgers
+        return final
 
     def _fresh_state(self) -> FederationState:
         global_state, server_state = self.algorithm.start(self.first)

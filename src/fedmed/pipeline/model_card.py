@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _CARD = """---
@@ -21,10 +21,10 @@ tags:
 | | |
 |---|---|
 | base model | `{model}` (its own licence and terms apply) |
-| data | `{dataset}`, {records} training records available to {hospitals} hospitals, simulated in one process |
+| data | `{dataset}`, {records} at {hospitals} hospitals, simulated in one process |
 | method | {algorithm}, {rounds} rounds, seed {seed} |
 | held-out loss | {base:.3f} base, {federated:.3f} with this adapter (nats per answer token) |
-| privacy | no differential privacy: an attacker with the adapter may learn about single training records |
+| privacy | {privacy} |
 | SHA-256 of the adapter | {digest} |
 
 Load it with PEFT, on the base model that FED-MED loads:
@@ -48,7 +48,8 @@ def model_card(summary: Mapping[str, Any]) -> str:
         model=summary["model"],
         run_id=summary["run_id"],
         dataset=summary["dataset"],
-        records=sum(hospital["num_samples"] for hospital in summary["hospitals"]),
+        records=_records(summary["hospitals"]),
+        privacy=_privacy(summary["privacy"]),
         hospitals=len(summary["hospitals"]),
         algorithm=summary["algorithm"],
         rounds=summary["rounds"],
@@ -57,4 +58,22 @@ def model_card(summary: Mapping[str, Any]) -> str:
         federated=summary["loss"]["federated"],
         digest=f"`{digest}`" if digest else "none: every hospital has an adapter of its own",
         not_covered="; ".join(summary["privacy"]["not_covered"]),
+    )
+
+
+def _records(hospitals: Sequence[Mapping[str, Any]]) -> str:
+    counts = [hospital["num_samples"] for hospital in hospitals]
+    return "training records, their number not told," if None in counts else f"{sum(counts)} training records"
+
+
+def _privacy(privacy: Mapping[str, Any]) -> str:
+    bought = []
+    if privacy["example_epsilon"] is not None:
+        bought.append(f"ε {privacy['example_epsilon']:.3g} at δ {privacy['delta']:g} for one {privacy['unit']}")
+    if privacy["hospital_epsilon"] is not None:
+        bought.append(f"ε {privacy['hospital_epsilon']:.3g} for one hospital, against whoever sees sums alone")
+    return (
+        "differential privacy: " + "; ".join(bought)
+        if bought
+        else "no differential privacy: an attacker with the adapter may learn about single training records"
     )

@@ -90,6 +90,11 @@ class RunFolder:
     def adapter(self) -> Path:
         return self.path / "adapter"
 
+    @property
+    def ledgers(self) -> Path:
+        """Ledgers of simulated hospitals, which live as long as their run."""
+        return self.path / "ledgers"
+
     def hospital_adapter(self, name: str) -> Path:
         """Where a personal method puts a hospital's own adapter."""
         return self.path / "hospitals" / name / "adapter"

@@ -148,7 +148,7 @@ class Scorer:
     def _plain(self, held_out: HeldOut) -> Scores:
         """As JSON values. Where hospitals share no losses, records stand in an order that tells no hospital apart."""
         rows = held_out.all_rows()
-        shared = self.config.privacy.share_metrics
+        shared = self.config.privacy.shares_metrics
         order = slice(None) if shared else stream(self._seed, "unshared").permutation(len(rows.nll))
         columns = (getattr(rows, field.name)[order].tolist() for field in dataclasses.fields(rows))
         return Scores(held_out.overall, held_out.per_hospital if shared else {}, *columns)

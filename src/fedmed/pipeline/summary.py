@@ -12,6 +12,9 @@ from fedmed.federated.runner import FederationState
 from fedmed.model.adapter import adapter_sha256
 from fedmed.pipeline.run_folder import environment, peak_rss_mb
 from fedmed.pipeline.scoring import Scores
+from fedmed.privacy.accountant import Spent
+from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.spending import spent_by
 from fedmed.types import AdapterState, RoundReport
 
 
@@ -21,6 +24,7 @@ def summarize(
     run_id: str,
     command: str,
     num_samples: Mapping[str, int],
+    ledgers: Mapping[str, Ledger],
     final: FederationState,
     adapters: Sequence[AdapterState],
     base: Scores,
@@ -35,7 +39,7 @@ def summarize(
 
     Losses are nats per answer token. What hospitals do not share is None.
     """
-    shared = config.privacy.share_metrics
+    shared = config.privacy.shares_metrics
     gain = relative_gain(
         base.rows, federated.rows, seed=config.federated.seed, few_shot_loss=few_shot.loss if few_shot else None
     )
@@ -47,7 +51,10 @@ def summarize(
         "model": config.model.name,
         "dataset": config.training.dataset.name,
         "algorithm": config.federated.algorithm,
-        "hospitals": [{"name": name, "num_samples": count} for name, count in num_samples.items()],
+        "hospitals": [
+            {"name": name, "num_samples": None if config.privacy.noised else count}
+            for name, count in num_samples.items()
+        ],
         "rounds": final.round,
         "loss": {
             "base": base.loss,
@@ -87,22 +94,71 @@ def summarize(
             "up": sum(past.bytes_up for past in final.history),
             "down": sum(past.bytes_down for past in final.history),
         },
-        "privacy": {
-            "example_epsilon": None,
-            "hospital_epsilon": None,
-            "delta": None,
-            "not_covered": [
-                "the adapter: no differential privacy was applied to it",
-                "held-out losses, also those of each hospital" if shared else "the overall held-out loss",
-                "the number of training records of each hospital",
-                *(["each hospital's training losses and token counts"] if shared else []),
-            ],
-        },
+        "privacy": privacy_of(config, ledgers, compared=comparison is not None),
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "adapter_sha256": adapter_sha256(adapters[0]) if len(adapters) == 1 else None,  # None: one a hospital
         "environment": environment(),
         "command": command,
     }
+
+
+def privacy_of(config: FedMedConfig, ledgers: Mapping[str, Ledger], *, compared: bool) -> dict[str, Any]:
+    """What privacy was bought, for whom, and which outputs nothing was paid for.
+
+    Args:
+        config: settings.
+        ledgers: hospital -> its ledger, after training; none without noise.
+        compared: whether references were trained, which is always without noise.
+    """
+    privacy = config.privacy
+    example, hospital = privacy.example, privacy.hospital
+    by_record = spent_by(ledgers, example.delta, example.unit) if example.on and example.noise_seed is None else {}
+    by_hospital = spent_by(ledgers, hospital.delta, "hospital") if hospital.on else {}
+    not_covered = [] if by_record or by_hospital else ["the adapter: no differential privacy was applied to it"]
+    if by_record or by_hospital:
+        not_covered.append("settings chosen by training on the same records before, unless that is in the ledger too")
+    not_covered.append("held-out losses, also those of each hospital" if privacy.shares_metrics else
+                       "the overall held-out loss")  # fmt: skip
+    not_covered.append("on this machine: the split and its manifest, which hold the number of records"
+                       if privacy.noised else "the number of training records of each hospital")  # fmt: skip
+    if privacy.shares_metrics:
+        not_covered.append("each hospital's training losses and token counts")
+    if hospital.on:
+        not_covered.append("each hospital's update as the coordinator sees it: the noise hides it in the sum alone")
+    if compared:
+        not_covered.append("the references, which were trained without noise")
+    return {
+        "example_epsilon": _most(by_record),
+        "example_reason": None if by_record else _why_no_epsilon(config),
+        "hospital_epsilon": _most(by_hospital),
+        "hospital_reason": None if by_hospital else "off: privacy.hospital.epsilon is not set",
+        "delta": example.delta if by_record else hospital.delta if by_hospital else None,
+        "unit": example.unit if by_record else None,
+        "hospitals": {name: _told(by_record.get(name), by_hospital.get(name)) for name in ledgers} or None,
+        "ledgers": (privacy.ledgers or "ledgers, of this run alone") if ledgers else None,
+        "not_covered": not_covered,
+    }
+
+
+def _most(spent: Mapping[str, Spent]) -> float | None:
+    return max(value.epsilon for value in spent.values()) if spent else None
+
+
+def _told(example: Spent | None, hospital: Spent | None) -> dict[str, Any]:
+    """One hospital's ε and δ, of each level that is on."""
+    told: dict[str, Any] = {"epsilon": None, "delta": None, "hospital_epsilon": None, "hospital_delta": None}
+    if example:
+        told |= {"epsilon": example.epsilon, "delta": example.delta, "by": example.by}
+        told["sampling"] = list(example.sampling)
+    if hospital:
+        told |= {"hospital_epsilon": hospital.epsilon, "hospital_delta": hospital.delta}
+    return told
+
+
+def _why_no_epsilon(config: FedMedConfig) -> str:
+    if config.privacy.example.on:
+        return "not private: the noise came from privacy.example.noise_seed, which anybody can subtract"
+    return "off: privacy.example.epsilon is not set"
 
 
 def round_lines(report: RoundReport, held_out: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:

@@ -169,7 +169,13 @@ def epsilon(events: Sequence[Event], delta: float) -> Spent:
 
 
 def solve_sigma(
-    epsilon: float, delta: float, q: float, steps: int, *, noise: Literal["gaussian", "discrete"] = "gaussian"
+    epsilon: float,
+    delta: float,
+    q: float,
+    steps: int,
+    *,
+    noise: Literal["gaussian", "discrete"] = "gaussian",
+    before: Sequence[Event] = (),
 ) -> float:
     """The least noise multiplier that keeps ``steps`` steps within (ε, δ), to a relative 1e-4 and never below it.
 
@@ -179,6 +185,7 @@ def solve_sigma(
         q: sampling rate.
         steps: in all rounds and runs together.
         noise: "discrete": integer noise, each step 1/(2 sigma^2)-zCDP; without sampling.
+        before: what was spent already, and counts against the target too.
 
     Raises:
         AccountingError: a value out of range, or no noise meets the target.
@@ -188,14 +195,14 @@ def solve_sigma(
 
     def made(sigma: float) -> list[Event]:
         if noise == "gaussian":
-            return [SampledGaussian(q, sigma, steps)]
-        return [Concentrated(1.0 / (2.0 * sigma**2), steps)]
+            return [*before, SampledGaussian(q, sigma, steps)]
+        return [*before, Concentrated(1.0 / (2.0 * sigma**2), steps)]
 
     def share(sigma: float, grid: float) -> float:
         return _counted(made(sigma), delta, grid) / epsilon
 
     enough = 1.0
-    while _rdp(made(enough), delta) > epsilon:
+    while _rdp(made(enough), delta) > epsilon and share(enough, _COARSE) > 1.0:  # what was before may fit by PLD alone
         enough *= 2.0
         _need(enough < 1e9, f"no noise meets ε {epsilon:g} at δ {delta:g}", "raise ε or δ")
     while enough > _LEAST_SIGMA and _rdp(made(enough / 1.1), delta) <= epsilon:

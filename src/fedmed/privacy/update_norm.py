@@ -64,6 +64,6 @@ def process_payload(payload: Payload, privacy: PrivacySection) -> Payload:
     if privacy.max_update_norm is not None:
         clipped, _ = clip_update(payload.arrays, privacy.max_update_norm)
         payload = replace(payload, arrays=clipped)
-    if not privacy.share_metrics:
+    if not privacy.shares_metrics:
         payload = replace(payload, metrics=None)
     return payload

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from fedmed.model.answer_loss import answer_loss
 from fedmed.model.folding import folded
 from fedmed.model.hardware import give_back_free_memory
 from fedmed.model.packed_attention import layout, rows_apart
-from fedmed.model.packed_lora import HospitalAdapter, Pass, Segment, installed, why_not
+from fedmed.model.packed_lora import Gradient, HospitalAdapter, Pass, Segment, installed, why_not
 from fedmed.model.packing import PROBE_ROWS, group_by_tokens, losses_apart, pack_rows
 from fedmed.training.compiling import compiled, compiled_parts
 from fedmed.training.plain import OnStep, train_plain, use_threads
@@ -143,6 +144,16 @@ class EngineTrainer:
                     self.on_step(hospital.job, number + 1, len(hospital.steps), result)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of one hospital in a pass, and where their gradient goes."""
+
+    adapter: HospitalAdapter
+    gradient: Gradient
+    answers: int  # answer tokens that the loss is a mean over; these rows may hold a part of them
+    rows: Sequence[EncodedRow]
+
+
 class Engine:
     """One step's losses and gradients for several hospitals at once.
 
@@ -179,16 +190,17 @@ class Engine:
         """
         for adapter in adapters:
             adapter.begin_step()
-        answers = [sum(map(_answers, batches)) for batches in micro_batches]
+        answers = [sum(map(count_answers, batches)) for batches in micro_batches]
         longest = max(len(batches) for batches in micro_batches)
         items = [(n, own[place]) for place in range(longest) for n, own in enumerate(micro_batches) if place < len(own)]
         losses = [0.0] * len(adapters)
         current = Pass(self.device)
         self.model.train()
         with installed(self.model, current), compiled(self.compiled, self.config.compile):
-            for group in group_by_tokens([_tokens(batch) for _, batch in items], TOKENS_PER_PASS):
+            for group in group_by_tokens([count_tokens(batch) for _, batch in items], TOKENS_PER_PASS):
                 chosen = [items[index] for index in group]
-                losses_of, counts = self.pass_losses(current, [(adapters[n], answers[n], batch) for n, batch in chosen])
+                parts = [Part(adapters[n], adapters[n].gradient, answers[n], batch) for n, batch in chosen]
+                losses_of, counts = self.pass_losses(current, parts)
                 for (number, _), own in zip(chosen, torch.split(losses_of, counts), strict=True):
                     part = float(own.sum())
                     if not math.isfinite(part):
@@ -197,32 +209,31 @@ class Engine:
         for adapter in adapters:
             adapter.end_step()
         return [
-            StepResult(loss, sum(map(_tokens, batches)), count)
+            StepResult(loss, sum(map(count_tokens, batches)), count)
             for loss, batches, count in zip(losses, micro_batches, answers, strict=True)
         ]
 
-    def pass_losses(
-        self, current: Pass, items: Sequence[tuple[HospitalAdapter, int, Sequence[EncodedRow]]]
-    ) -> tuple[torch.Tensor, list[int]]:
+    def pass_losses(self, current: Pass, parts: Sequence[Part]) -> tuple[torch.Tensor, list[int]]:
         """Forward and backward of some micro-batches.
 
         Args:
             current: what ``installed`` put into the model.
-            items: (adapter, answer tokens of its whole step, rows).
+            parts: the micro-batches.
 
         Returns:
-            The losses of all answer tokens, each a share of its hospital's mean, and their number in each item.
+            The losses of all answer tokens, each a share of its part's mean, and their number in each part.
         """
-        flat = [row for _, _, batch in items for row in batch]
+        flat = [row for part in parts for row in part.rows]
         pack = pack_rows([(row.input_ids, row.prompt_length) for row in flat], self.device)
-        counts = [_answers(batch) for _, _, batch in items]
+        counts = [count_answers(part.rows) for part in parts]
         weights = torch.cat(
-            [torch.full((count,), 1.0 / total) for count, (_, total, _) in zip(counts, items, strict=True)]
+            [torch.full((count,), 1.0 / part.answers) for count, part in zip(counts, parts, strict=True)]
         ).to(self.device)
         segments, start = [], 0
-        for adapter, _, batch in items:
-            segments.append(Segment(start, start + _tokens(batch), adapter))
-            start += _tokens(batch)
+        for part in parts:
+            end = start + count_tokens(part.rows)
+            segments.append(Segment(start, end, part.adapter, part.gradient))
+            start = end
         current.segments = segments
         groups = layout([len(row.input_ids) for row in flat], self.device)
         with rows_apart(self.model, groups):  # also while gradients are taken: checkpointing runs layers again
@@ -304,11 +315,11 @@ def _same_arrays(left: AdapterState, right: AdapterState) -> bool:
     )
 
 
-def _tokens(rows: Sequence[EncodedRow]) -> int:
+def count_tokens(rows: Sequence[EncodedRow]) -> int:
     return sum(len(row.input_ids) for row in rows)
 
 
-def _answers(rows: Sequence[EncodedRow]) -> int:
+def count_answers(rows: Sequence[EncodedRow]) -> int:
     return sum(len(row.input_ids) - row.prompt_length for row in rows)
 
 

@@ -11,8 +11,9 @@ from fedmed.config.schema import FedMedConfig
 from fedmed.data.token_cache import cached_rows
 from fedmed.errors import EmptyDataError, TrainingError
 from fedmed.model.adapter import get_adapter_state, save_adapter, set_adapter_state
-from fedmed.training.engine import EngineTrainer
+from fedmed.privacy.spending import open_ledgers
 from fedmed.training.plain import OnStep
+from fedmed.training.trainer import make_trainer
 from fedmed.types import AdapterState, LocalJob, TrainMetrics
 from fedmed.utils.cache import cache_root
 
@@ -63,8 +64,9 @@ def train_local(
         )
     if not hasattr(model, "peft_config"):
         raise TrainingError("the model has no LoRA adapter", "call setup_lora(model) first")
+    records = [row for row in train_dataset if row.get("split", "train") != "test"]
     rows, report = cached_rows(
-        [row for row in train_dataset if row.get("split", "train") != "test"],
+        records,
         tokenizer,
         prompt_template=config.model.prompt_template,
         answer_prefix=config.model.answer_prefix,
@@ -73,7 +75,10 @@ def train_local(
     )
     if report.dropped and not rows:
         raise EmptyDataError(f"all {report.dropped} training records are over-long", "raise model.max_length")
-    trainer = EngineTrainer(model, {name: rows}, config.training, on_step)
+    trainer = make_trainer(
+        model, {name: rows}, config, groups={name: [str(row.get("group") or "q-") for row in records]},
+        ledgers=open_ledgers(config.privacy, [name]), rounds_left=1, on_step=on_step,
+    )  # fmt: skip
     job = LocalJob(name, round=1, rounds=1, seed=config.federated.seed, start=get_adapter_state(model))
     result = next(trainer.run([job]))
     set_adapter_state(model, result.state)

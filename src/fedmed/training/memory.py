@@ -28,7 +28,7 @@ from fedmed.model.frozen_linear import product
 from fedmed.model.packed_lora import HospitalAdapter, Pass, installed, setting_against
 from fedmed.model.packing import pack_rows, token_losses
 from fedmed.model.plan_shapes import build_shape, on_fake_cpu
-from fedmed.training.engine import TOKENS_PER_WAVE, Engine, place_in_wave
+from fedmed.training.engine import TOKENS_PER_WAVE, Engine, Part, place_in_wave
 from fedmed.training.stepper import autocast, use_checkpointing
 from fedmed.types import AdapterState
 
@@ -130,7 +130,7 @@ def _count_engine(
     model.train()
     engine.loss = counter.of_loss(engine.loss)
     with counter, installed(model, current):
-        engine.pass_losses(current, [(adapter, answers, rows) for adapter in adapters])
+        engine.pass_losses(current, [Part(adapter, adapter.gradient, answers, rows) for adapter in adapters])
 
 
 def _count_plain(counter: _Counter, model: Any, rows: Sequence[EncodedRow], training: TrainingSection) -> None:

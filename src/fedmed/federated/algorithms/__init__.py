@@ -61,6 +61,26 @@ def _impossible(config: FedMedConfig) -> list[str]:
             problems.append(f"federated.ranks has {len(federated.ranks)} entries for {federated.num_clients} hospitals")
         if max(federated.ranks) > lora.r:
             problems.append(f"federated.ranks goes up to {max(federated.ranks)}, model.lora.r is {lora.r}")
+    if config.privacy.example.on and traits.folds:
+        problems.append(
+            f"privacy.example.epsilon is not possible with {name}, which changes the base: use"
+            f" {_those(lambda t: not t.folds)}"
+        )
+    if config.privacy.hospital.on:
+        if not (traits.linear and traits.kind == "stream" and not traits.personal):
+            problems.append(
+                f"privacy.hospital.epsilon is not possible with {name}: use"
+                f" {_those(lambda t: t.linear and t.kind == 'stream' and not t.personal)}"
+            )
+        if federated.robust:
+            problems.append("privacy.hospital.epsilon is not possible with federated.robust: noise is added to a sum")
+        if federated.ranks is not None:
+            problems.append("privacy.hospital.epsilon is not possible with federated.ranks: all send the same numbers")
+        if federated.wire.up != "fp32":
+            problems.append("privacy.hospital.epsilon needs federated.wire.up=fp32, which sums exactly")
+        asked = federated.hospitals_per_round or federated.num_clients
+        if config.privacy.hospital.colluding >= (federated.min_replies or asked):
+            problems.append("privacy.hospital.colluding must be below the replies that a round is closed with")
     if federated.robust and not traits.linear:
         problems.append(f"federated.robust is not possible with {name}: use {_those(lambda t: t.linear)}")
     if federated.robust:
