@@ -295,7 +295,9 @@ def attacked(audit: Json) -> str:
         for name, attack in (("by loss", found.get("by_loss")), ("against the base model", found.get("by_ratio")))
     ]
     body = "<p>Guessing which records were trained on; by chance the AUC is 0.5, found as often as falsely.</p>"
-    body += part.table(["membership", "AUC", "found at 1\u202f% false alarms", "at 0.1\u202f%"], rows)
+    body += part.table(
+        "Membership inference", ["membership", "AUC", "found at 1\u202f% false alarms", "at 0.1\u202f%"], rows
+    )
     pairs = []
     if (above := part.number(found, "exposure", "mean")) is not None:
         chance = part.number(found, "exposure", "chance")

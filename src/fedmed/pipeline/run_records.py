@@ -29,10 +29,14 @@ class RunRecords:
 
     def train(self) -> dict[str, Records]:
         """Training records of each hospital, canaries last: they go round the hospitals one by one."""
-        rows = {name: [row for row in own if row["split"] == "train"] for name, own in self.own.items()}
-        for name, record in self._placed():
-            rows[name].append(asdict(record))
-        return rows
+        placed = list(self._placed())
+        return {
+            name: [
+                *(row for row in own if row["split"] == "train"),
+                *(asdict(record) for where, record in placed if where == name),
+            ]
+            for name, own in self.own.items()
+        }
 
     def _placed(self) -> Iterator[tuple[str, QARecord]]:
         names = list(self.own)

@@ -233,6 +233,7 @@ class DpTrainer:
         source: Source = SystemSource() if seed is None else SeededSource(stream_seed(seed, job.hospital, job.round))
         engine = Engine(self._model, self._training)
         adapter = HospitalAdapter(job.start, job.trainable, engine.device)
+        start = adapter.flat.detach().clone()
         kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[self._example.optimizer]
         optimizer = kind([adapter.flat], lr=self._training.learning_rate, weight_decay=self._training.weight_decay)
         results = []
@@ -242,14 +243,15 @@ class DpTrainer:
             noisy = NoisySum(adapter.flat.numel(), self._example.clip, plan.sigma, source, engine.device)
             result = add_gradients(engine, adapter, drawn, noisy.add, where)
             adapter.flat.grad = noisy.close().div_(plan.batch)
-            before = adapter.flat.detach().clone() if number == 0 else None
+            if job.proximal_mu:  # FedProx's pull looks at no record
+                adapter.flat.grad.add_(adapter.flat.detach() - start, alpha=job.proximal_mu)
             rate = learning_rate(
                 self._training, step=number, steps=plan.steps, round_number=job.round, rounds=job.rounds
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-            if before is not None and torch.equal(before, adapter.flat.detach()):
+            if number == 0 and torch.equal(start, adapter.flat.detach()):
                 raise TrainingError(f"the weights did not move at {where}", "raise training.learning_rate")
             results.append(result)
             if self._on_step:
