@@ -1,0 +1,1 @@
+"""What an adapter or one hospital's update gives away: attacks that measure it. evaluation -> HERE -> pipeline."""
