@@ -129,7 +129,7 @@ def test_all_records_of_a_patient_are_one_unit_and_records_without_patients_are_
     assert outcome.summary["privacy"]["unit"] == "patient"
     (event, _) = [entry.event for entry in charges("out")]
     assert event.unit == "patient"
-    assert event.q == pytest.approx(8 / 20)  # 80 training records of 40 patients at two hospitals
+    assert event.q > 8 / 30  # about 40 training patients at two hospitals; by records it would be below 8 / 40
     lines = [json.dumps({"question": f"What is {i}?", "answer": "A number."}) for i in range(40)]
     Path("plain.jsonl").write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(DataFormatError, match="name no patient"):

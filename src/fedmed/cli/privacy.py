@@ -80,33 +80,31 @@ def plan(
 @app.command(epilog="Example: fedmed privacy ledger ledger.jsonl --epsilon 8 --delta 1e-5")
 def ledger(
     path: Annotated[Path, typer.Argument(help="A hospital's ledger.")],
-    delta: Annotated[float | None, typer.Option(help="Default: that of the newest charge, else 1e-5.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="The budget. Default: that of the newest charge.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Default: that of each unit's newest charge.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="The budget. Default: likewise.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a hospital has spent, by unit of privacy, and what is left of its budget. Changes nothing."""
     from fedmed.privacy.accountant import check_target
     from fedmed.privacy.ledger import Ledger
 
+    check_target(1.0 if epsilon is None else epsilon, 0.5 if delta is None else delta)
     book = Ledger.read(path)
-    entries = book.entries()
-    newest = entries[-1].budget if entries else None
-    delta = delta if delta is not None else newest.delta if newest else 1e-5
-    check_target(epsilon if epsilon is not None else 1.0, delta)
     spent = []
     for unit in book.units():
-        total = book.spent(delta, unit)
-        charged = [entry for entry in entries if entry.event.unit == unit]
-        limit = epsilon if epsilon is not None else charged[-1].budget.epsilon
+        charged = [entry for entry in book.entries() if entry.event.unit == unit]
+        budget = charged[-1].budget
+        total = book.spent(budget.delta if delta is None else delta, unit)
+        limit = budget.epsilon if epsilon is None else epsilon
         spent.append(
             {
                 "unit": unit, "charges": len(charged), "runs": len({entry.run_id for entry in charged}),
-                "epsilon": _finite(total.epsilon), "delta": delta, "by": total.by, "pld": total.pld,
-                "rdp": _finite(total.rdp), "sampling": list(total.sampling), "budget": limit,
+                "epsilon": total.epsilon, "delta": total.delta, "by": total.by, "pld": total.pld,
+                "rdp": total.rdp, "sampling": list(total.sampling), "budget": limit,
                 "left": max(0.0, limit - total.epsilon),
             }
         )  # fmt: skip
-    shown = {"hospital": book.hospital, "head": book.head(), "repairs": book.repairs, "spent": spent}
+    shown = {"hospital": book.hospital, "head": book.head(), "spent": spent}
     if as_json:
         typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))
     else:
@@ -135,11 +133,6 @@ def audit(
         _print_audit(found)
     if gate:
         check_gate(found)
-
-
-def _finite(value: float) -> float | None:
-    """None where no ε holds: JSON has no infinity."""
-    return value if math.isfinite(value) else None
 
 
 def _print_plan(made: PrivacyPlan) -> None:
@@ -180,15 +173,13 @@ def _print_ledger(shown: dict[str, Any]) -> None:
 
     line(f"ledger of '{shown['hospital']}', head {shown['head'][:12]}…")
     for row in shown["spent"]:
-        spent = "unknown, infinite" if row["epsilon"] is None else f"{row['epsilon']:.4g} (by {row['by'].upper()})"
         line(
-            f"{row['unit']:9}ε {spent} at δ {row['delta']:g} in {row['charges']} charges of {row['runs']} runs; "
+            f"{row['unit']:9}ε {row['epsilon']:.4g} (by {row['by'].upper()}) at δ {row['delta']:g} "
+            f"in {row['charges']} charges of {row['runs']} runs; "
             f"{row['left']:.4g} left of {row['budget']:g}; sampling: {', '.join(row['sampling'])}"
         )
     if not shown["spent"]:
         line("nothing is spent")
-    if shown["repairs"]:
-        line(f"{shown['repairs']} charges were cut by a crash and count as spent")
 
 
 def _print_audit(found: dict[str, Any]) -> None:

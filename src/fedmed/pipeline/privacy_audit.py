@@ -67,14 +67,11 @@ def audit_run(path: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
     inserted = [row for row in _all(train) if row["kind"] == "canary"]
     once = list({row["group"]: row for row in inserted}.values())
     out = [asdict(record) for record in left_out_records(records.canaries)] if records.canaries else []
-    rows = {
-        name: encode(tokenizer, chosen, config)
-        for name, chosen in {"members": members, "others": others, "canaries_in": once, "canaries_out": out}.items()
-    }
-    with track("scoring records and canaries", 2 * sum(map(len, rows.values()))) as advance:
+    rows = [encode(tokenizer, chosen, config) for chosen in (members, others, once, out)]
+    with track("scoring records and canaries", 2 * sum(map(len, rows))) as advance:
         audit = audit_adapter(
-            model, adapter, **rows, delta=delta, seed=seed, copies=records.copies,
-            claimed_epsilon=summary["privacy"]["example_epsilon"], on_rows=advance,
+            model, adapter, members=rows[0], others=rows[1], canaries_in=rows[2], canaries_out=rows[3], delta=delta,
+            seed=seed, copies=records.copies, claimed_epsilon=summary["privacy"]["example_epsilon"], on_rows=advance,
         )  # fmt: skip
     beyond = limits_passed(
         audit,

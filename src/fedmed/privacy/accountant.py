@@ -6,19 +6,22 @@ compose into one (ε, δ).
 
 Two ways count the same events: privacy loss distributions (PLD; Koskela et al. 2020, arXiv:1906.03049; Doroshenko et
 al. 2022, arXiv:2207.04380) and Rényi divergences (RDP; Mironov et al. 2019, arXiv:1908.10530). Each is an upper bound
-by itself, so the smaller one is stated and the other stands beside it. zCDP has no PLD: RDP counts it alone.
+by itself, so the smaller one is stated and the other stands beside it. zCDP has no PLD: RDP counts it alone, as it does
+below a δ of 1e-10, where rounding in the convolutions of the PLD reaches the figure.
 
 Assumptions, which the caller must make true: neighbours differ by one whole unit, added or removed; with a sampling
 rate below 1 each unit enters each step independently with that probability, and who was drawn stays secret; noise has
 ``sigma`` times the clip bound as its standard deviation, from a generator that nobody can predict.
 
-Not covered: shuffled or fixed-size batches (charge them at rate 1); choosing settings on the same records (charge each
+Not covered: shuffled or fixed-size batches (another record takes the place of a removed one, so that a sum moves by
+twice the clip bound: charge them at rate 1 with half of sigma); choosing settings on the same records (charge each
 trial); floating-point effects in Gaussian noise (hospital_dp draws integers instead).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +39,7 @@ Level: TypeAlias = Literal["example", "hospital"]
 
 MOST_STEPS = 10_000_000
 _NO_PLD_ABOVE = 100.0  # ε by RDP; beyond it the PLD's grid costs seconds and gigabytes, and no answer matters
+_NO_PLD_BELOW = 1e-10  # δ; at 1e-12 the PLD already came out below a closed form, by 2e-4
 _FINE, _COARSE = 1e-4, 1e-3  # grids of the privacy loss; the coarse one is ten times faster and finds the place
 _LEAST_SIGMA = 1e-3
 _CLOSE = 1e-4  # relative; how near solved sigmas and rates come to the target
@@ -108,7 +112,7 @@ class Spent:
     epsilon: float  # the smaller of the two bounds; infinite: no privacy
     delta: float
     by: Literal["pld", "rdp"]  # which bound that is
-    pld: float | None  # None: not counted, because of zCDP events or an ε beyond sense
+    pld: float | None  # None: not counted, because of zCDP events, an ε beyond sense or a tiny δ
     rdp: float
     unit: Unit | None  # None: nothing was spent
     sampling: tuple[str, ...]  # the assumptions in use
@@ -141,7 +145,7 @@ def event_from_dict(values: Mapping[str, Any], unit: Unit) -> Event:
             return SampledGaussian(**rest, unit=unit)
         if values["kind"] == "zcdp":
             return Concentrated(**(rest | {"rho": float(rest["rho"])}), unit=unit)
-    except (TypeError, KeyError, ValueError) as error:
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise AccountingError(f"an event cannot be read ({type(error).__name__}: {error})") from error
     raise AccountingError(f"the kind of event '{values['kind']}' is unknown", "read it with a newer FED-MED")
 
@@ -166,6 +170,16 @@ def epsilon(events: Sequence[Event], delta: float) -> Spent:
         len(units) <= 1, f"events of different units ({', '.join(sorted(units))}) do not add up", "count each by itself"
     )
     return _spent(events, delta, _FINE)
+
+
+def fits(events: Sequence[Event], epsilon: float, delta: float) -> bool:
+    """Whether all events together cost at most (ε, δ); as ``epsilon`` counts, and fast where RDP alone says yes.
+
+    Raises:
+        As ``epsilon``.
+    """
+    check_target(epsilon, delta)
+    return _rdp(_grouped(events), delta) <= epsilon or _spent(events, delta, _FINE).epsilon <= epsilon
 
 
 def solve_sigma(
@@ -210,7 +224,7 @@ def solve_sigma(
     too_little = enough / 1.25
     while too_little > _LEAST_SIGMA and share(too_little, _COARSE) <= 1.0:
         enough, too_little = too_little, too_little / 1.25
-    return enough if enough <= _LEAST_SIGMA else _boundary(enough, too_little, share)
+    return enough if enough <= _LEAST_SIGMA else _boundary(enough, too_little, share, _LEAST_SIGMA)
 
 
 def solve_steps(epsilon: float, delta: float, q: float, sigma: float) -> int:
@@ -236,7 +250,7 @@ def solve_steps(epsilon: float, delta: float, q: float, sigma: float) -> int:
         if share(MOST_STEPS, _FINE) <= 1.0:
             return MOST_STEPS
         beyond = MOST_STEPS
-    return round(_boundary(within, beyond, share, whole=True))
+    return round(_boundary(within, beyond, share, MOST_STEPS, whole=True))
 
 
 def solve_rate(epsilon: float, delta: float, sigma: float, steps: int) -> float:
@@ -256,7 +270,7 @@ def solve_rate(epsilon: float, delta: float, sigma: float, steps: int) -> float:
     while _rdp([SampledGaussian(within, sigma, steps)], delta) > epsilon and share(within, _COARSE) > 1.0:
         within /= 2.0
         _need(within > 1e-9, f"no sampling rate meets ε {epsilon:g} at δ {delta:g} with sigma {sigma:g}", "raise sigma")
-    return _boundary(within, min(1.0, 2.0 * within), share)
+    return _boundary(within, min(1.0, 2.0 * within), share, 1.0)
 
 
 def check_target(epsilon: float, delta: float) -> None:
@@ -288,11 +302,14 @@ def _grouped(events: Sequence[Event]) -> list[Event]:
     ]
 
 
-def _boundary(good: float, bad: float, share: Callable[[float, float], float], *, whole: bool = False) -> float:
-    """Where ``share(place, grid)`` passes 1, between a place that is within and one that is not.
+def _boundary(
+    good: float, bad: float, share: Callable[[float, float], float], limit: float, *, whole: bool = False
+) -> float:
+    """Where ``share(place, grid)`` passes 1, between a place that is within and one that is not on the coarse grid.
 
     Returns:
-        A place that is within, ``_CLOSE`` to one that is not; with ``whole`` the whole number next to it.
+        A place that is within, ``_CLOSE`` to one that is not; with ``whole`` the whole number next to it; ``limit`` if
+        everything up to there is within.
     """
     near = _falsi(good, bad, lambda place: share(place, _COARSE), whole) if share(bad, _COARSE) > 1.0 else good
     step = math.copysign(_CLOSE, math.log(bad / good))
@@ -300,12 +317,12 @@ def _boundary(good: float, bad: float, share: Callable[[float, float], float], *
         ahead = near * math.exp(step)
         if whole:
             ahead = max(float(round(ahead)), near + 1.0)
-        if (ahead - bad) * step >= 0.0:
-            ahead = bad
+        if (ahead - limit) * step >= 0.0:
+            ahead = limit
         if share(ahead, _FINE) > 1.0:
             return _falsi(near, ahead, lambda place: share(place, _FINE), whole)
-        if ahead == bad:
-            return bad
+        if ahead == limit:
+            return limit
         near, step = ahead, 8.0 * step
 
 
@@ -335,11 +352,14 @@ def _logarithm(share: float) -> float:
 def _spent(events: Sequence[Event], delta: float, grid: float) -> Spent:
     if not events:
         return Spent(0.0, delta, "pld", 0.0, 0.0, None, ())
-    sampling = tuple(sorted({event.sampling for event in events}))
-    grouped = _grouped(events)
+    return _spent_on(tuple(_grouped(events)), events[0].unit, delta, grid)
+
+
+@functools.lru_cache(maxsize=4096)  # a PLD takes about a second, and hospitals of one run ask for the same ones
+def _spent_on(grouped: tuple[Event, ...], unit: Unit, delta: float, grid: float) -> Spent:
+    sampling = tuple(sorted({event.sampling for event in grouped}))
     by_rdp = _rdp(grouped, delta)
-    by_pld = _pld(grouped, delta, grid) if by_rdp <= _NO_PLD_ABOVE else None
-    unit = events[0].unit
+    by_pld = _pld(grouped, delta, grid) if by_rdp <= _NO_PLD_ABOVE and delta >= _NO_PLD_BELOW else None
     if by_pld is not None and by_pld <= by_rdp:
         return Spent(by_pld, delta, "pld", by_pld, by_rdp, unit, sampling)
     return Spent(by_rdp, delta, "rdp", by_pld, by_rdp, unit, sampling)

@@ -113,7 +113,7 @@ def _discrete_laplace(t: int, tries: int, source: Source) -> NDArray[np.int64]:
     low = low[_true_with_exp_minus(low / float(t), lambda index: Fraction(int(low[index]), t), source)]
     high = np.zeros(low.size, dtype=np.int64)
     going = np.arange(low.size)
-    while going.size:  # 64-bit numbers would take 2^11 successes in a row, of probability 1/e each, to overflow
+    while going.size:  # 64-bit numbers would take 2^12 successes in a row, of probability 1/e each, to overflow
         going = going[_true_with_exp_minus(np.ones(going.size), lambda _: Fraction(1), source)]
         high[going] += 1
     size: NDArray[np.int64] = low + t * high

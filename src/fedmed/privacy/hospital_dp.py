@@ -184,6 +184,7 @@ def noise_to_signal(numbers: int, clip: float, noise_std: float, hospitals: int)
 
 
 def _rho(settings: HospitalDp, shares: int, variance: int, numbers: int) -> float:
+    """Proposition 14's third bound; it asks for a share's standard deviation of 1/2, and a whole variance gives 1."""
     if variance == 0:
         return math.inf
     distance = 10.0 * sum(math.exp(-2.0 * math.pi**2 * variance * k / (k + 1)) for k in range(1, min(shares, 1000)))

@@ -4,13 +4,12 @@ One JSON object a line; each holds the SHA-256 of the line before it and its own
 
     open    the first line: format and hospital
     charge  run, round, attempt, level, unit, event (see accountant), δ and ε of the budget it was held against
-    repair  the line before it was cut by a crash and has been finished from the intent below
-    torn    the line before it is a fragment of which nothing else is known: whatever it spent, it counts as infinite
 
 **Order of a charge.** Budget checked; the new line written whole to ``.NAME.intent`` and synced; appended and synced;
 intent removed; only then does ``charge`` return and may a result leave. A crash before the intent is whole has spent
 nothing and nothing left. A crash after it counts as spent, although nothing left: the next to open the ledger finishes
-the line and says so in a repair line. So what the ledger shows is never less than what was spent, at any byte.
+the line. So what the ledger shows is never less than what was spent, at any byte. No crash leaves a cut line without
+an intent; such a line is damage, and stops everything.
 
 A checkpoint keeps ``head()``, never a ledger: going back to an old checkpoint refunds nothing.
 
@@ -21,7 +20,6 @@ records. Training without noise is in no ledger.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
 import hashlib
@@ -43,6 +41,7 @@ from fedmed.privacy.accountant import (
     epsilon,
     event_as_dict,
     event_from_dict,
+    fits,
     level_of,
 )
 from fedmed.utils.files import clear_write_errors, write_atomic
@@ -84,8 +83,6 @@ class _Content:
     hospital: str
     entries: tuple[Entry, ...]
     hashes: tuple[str, ...]
-    repairs: int
-    unknown: int  # torn lines of which nothing is known
 
     @property
     def head(self) -> str:
@@ -102,11 +99,10 @@ class Ledger:
         self._path = path
         self._hospital = hospital
         self._writable = writable
-        self._known: _Content | None = None
 
     @classmethod
     def open(cls, path: Path, hospital: str) -> Ledger:
-        """A ledger to charge; made if it is not there, repaired if a crash cut it.
+        """A ledger to charge; made if it is not there, its last line finished if a crash cut it.
 
         Args:
             path: the file, the hospital's own; beside it lie ``.NAME.lock`` and, during a charge, ``.NAME.intent``.
@@ -139,11 +135,6 @@ class Ledger:
     def hospital(self) -> str:
         """Whose ledger it is."""
         return self._content().hospital
-
-    @property
-    def repairs(self) -> int:
-        """How many charges were finished after a crash."""
-        return self._content().repairs
 
     def entries(self) -> tuple[Entry, ...]:
         """All charges, oldest first."""
@@ -224,8 +215,13 @@ class Ledger:
             content = self._refresh()
             wanted = Entry(len(content.hashes), run_id, round, attempt, event, budget)
             for entry in content.entries:
+                if entry.key == wanted.key and entry.event == event:
+                    return entry
                 if entry.key == wanted.key:
-                    return self._same(entry, event)
+                    raise LedgerError(
+                        f"{self._path}: {_name(entry)} was already charged with another event (line {entry.seq + 1})",
+                        "count a result that is computed again as a new attempt",
+                    )
             self._check_unit(content, event.unit)
             self._check_budget(content, wanted)
             body = {
@@ -233,17 +229,10 @@ class Ledger:
                 "level": level_of(event.unit), "unit": event.unit, "event": event_as_dict(event),
                 "delta": budget.delta, "budget": budget.epsilon,
             }  # fmt: skip
-            self._append(content.raw, _line(body, wanted.seq, content.head))
-            self._refresh()
+            line = _line(body, wanted.seq, content.head)
+            write_atomic(_intent_of(self._path), line)
+            self._append(line)
         return wanted
-
-    def _same(self, entry: Entry, event: Event) -> Entry:
-        if entry.event != event:
-            raise LedgerError(
-                f"{self._path}: {_name(entry)} was already charged with another event (line {entry.seq + 1})",
-                "count a result that is computed again as a new attempt",
-            )
-        return entry
 
     def _check_unit(self, content: _Content, unit: Unit) -> None:
         for entry in content.entries:
@@ -256,9 +245,10 @@ class Ledger:
 
     def _check_budget(self, content: _Content, wanted: Entry) -> None:
         budget, unit = wanted.budget, wanted.event.unit
-        after = self._total(content, (wanted.event,), budget.delta, unit).epsilon
-        if after <= budget.epsilon:
+        past = [entry.event for entry in content.entries if entry.event.unit == unit]
+        if fits([*past, wanted.event], budget.epsilon, budget.delta):
             return
+        after = self._total(content, (wanted.event,), budget.delta, unit).epsilon
         before = self._total(content, (), budget.delta, unit).epsilon
         alone = epsilon((wanted.event,), budget.delta).epsilon
         raise BudgetError(
@@ -270,71 +260,44 @@ class Ledger:
 
     def _total(self, content: _Content, more: Sequence[Event], delta: float, unit: Unit) -> Spent:
         events = [entry.event for entry in content.entries if entry.event.unit == unit]
-        counted = epsilon([*events, *more], delta)
-        if content.unknown:
-            return Spent(math.inf, delta, "rdp", None, math.inf, unit, counted.sampling)
-        return counted
+        return epsilon([*events, *more], delta)
 
     def _content(self) -> _Content:
         """The newest state, without a lock: what an intent announces counts as spent."""
-        for _ in range(100):
-            before = _stamp(self._path)
+        for _ in range(100):  # a charge may be going on; an intent never comes back once it was removed
             intent, raw = _read_intent(self._path), _read(self._path)
-            if _stamp(self._path) == before:
+            if intent == _read_intent(self._path) and (intent is not None or raw.endswith(b"\n")):
                 break
-        if self._known is not None and intent is None and self._known.raw == raw:
-            return self._known
-        if intent is not None:
-            raw = _finished(self._path, raw, intent)
-        self._known = _parse(self._path, raw, self._hospital)
-        return self._known
+        return self._finished(raw, intent)
 
     def _refresh(self) -> _Content:
-        """The newest state, under the lock, with whatever a crash left behind put right."""
-        intent = _read_intent(self._path)
+        """The newest state, under the lock, with the line finished that a crash left behind."""
+        intent, raw = _read_intent(self._path), _read(self._path)
+        content = self._finished(raw, intent)
         if intent is not None:
-            self._finish(intent)
-        raw = _read(self._path)
-        cut = raw.rfind(b"\n") + 1
-        if 0 < cut < len(raw):  # a fragment without an intent: no crash of ours leaves one, a damaged disk may
-            before, fragment = _parse(self._path, raw[:cut], self._hospital), raw[cut:]
-            seq, found = len(before.hashes), {"bytes": len(fragment), "fragment": hashlib.sha256(fragment).hexdigest()}
-            values = _values(fragment, seq, before.head)
-            if values is None:
-                marker = _line({"kind": "torn"} | found, seq, before.head)
-            else:  # only its newline is missing
-                marker = _line({"kind": "repair"} | found, seq + 1, values["sha256"])
-            self._append(raw, b"\n" + marker)
-            raw = _read(self._path)
-        self._known = _parse(self._path, raw, self._hospital)
-        return self._known
+            self._append(content.raw[len(raw) :])  # maybe nothing: who was killed may not have synced
+        return content
 
-    def _finish(self, intent: _Intent) -> None:
-        raw = _read(self._path)
-        whole = _finished(self._path, raw, intent)
-        if raw != whole:
-            if not intent.repair:
-                content = _parse(self._path, whole, self._hospital)
-                found = raw[intent.offset :]
-                body = {"kind": "repair", "bytes": len(found), "fragment": hashlib.sha256(found).hexdigest()}
-                marker = _line(body, len(content.hashes), content.head)
-                intent = _Intent(intent.offset, intent.data + marker, repair=True)
-                _write_intent(self._path, intent)
-            self._write_rest(raw, intent)
-        _remove_intent(self._path)
+    def _finished(self, raw: bytes, intent: bytes | None) -> _Content:
+        """The ledger as it is once the intent is carried out."""
+        last = raw[raw.rfind(b"\n", 0, -1) + 1 :]
+        if intent is not None and intent != last:
+            cut = raw.rfind(b"\n") + 1
+            before = _parse(self._path, raw[:cut], self._hospital)
+            if not (intent.startswith(raw[cut:]) and _values(intent[:-1], len(before.hashes), before.head)):
+                raise LedgerError(
+                    f"{self._path} and {_intent_of(self._path).name} beside it do not belong together",
+                    "put both back from one copy; neither is changed",
+                )
+            raw = raw[:cut] + intent
+        return _parse(self._path, raw, self._hospital)
 
-    def _append(self, raw: bytes, data: bytes) -> None:
-        intent = _Intent(len(raw), data, repair=False)
-        _write_intent(self._path, intent)
-        self._write_rest(raw, intent)
-        _remove_intent(self._path)
-
-    def _write_rest(self, raw: bytes, intent: _Intent) -> None:
-        rest = intent.data[len(raw) - intent.offset :]
+    def _append(self, rest: bytes) -> None:
         with clear_write_errors(self._path), open(self._path, "ab", buffering=0) as file:
             while rest:
                 rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
+            _intent_of(self._path).unlink()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -350,53 +313,21 @@ class Ledger:
             os.close(handle)
 
 
-@dataclass(frozen=True, slots=True)
-class _Intent:
-    """What is being appended: the ledger is ``data`` longer than ``offset`` once it is done."""
-
-    offset: int
-    data: bytes
-    repair: bool  # ``data`` already ends with a repair line
-
-
 def _intent_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.intent")
 
 
-def _write_intent(path: Path, intent: _Intent) -> None:
-    data = base64.b64encode(intent.data).decode()
-    write_atomic(_intent_of(path), json.dumps({"offset": intent.offset, "data": data, "repair": intent.repair}) + "\n")
-
-
-def _read_intent(path: Path) -> _Intent | None:
-    file = _intent_of(path)
+def _read_intent(path: Path) -> bytes | None:
+    """The line that is being appended; None: no charge is going on, nor was one cut."""
     try:
-        values = json.loads(file.read_bytes())
-        return _Intent(int(values["offset"]), base64.b64decode(values["data"], validate=True), bool(values["repair"]))
+        return _intent_of(path).read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise LedgerError(
-            f"{file} cannot be read ({type(error).__name__}); it says what is being charged to {path.name}",
-            "put it back from a copy, together with the ledger",
+            f"{_intent_of(path)} cannot be read ({error.strerror or error}); it says what is being charged",
+            "make it readable, or put it back from a copy together with the ledger",
         ) from error
-
-
-def _remove_intent(path: Path) -> None:
-    with clear_write_errors(path):
-        _intent_of(path).unlink()
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """Changes with every charge, so that a look without the lock sees one state."""
-    stamp = []
-    for file in (path, _intent_of(path)):
-        try:
-            status = file.stat()
-            stamp += [status.st_ino, status.st_size, status.st_mtime_ns]
-        except FileNotFoundError:
-            stamp += [0, 0, 0]
-    return tuple(stamp)
 
 
 def _read(path: Path) -> bytes:
@@ -409,68 +340,35 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _finished(path: Path, raw: bytes, intent: _Intent) -> bytes:
-    """The ledger as it is once the intent is carried out."""
-    if len(raw) < intent.offset or not intent.data.startswith(raw[intent.offset :]):
-        raise LedgerError(
-            f"{path} and {_intent_of(path).name} beside it do not belong together",
-            "put both back from one copy; neither is changed",
-        )
-    return raw[: intent.offset] + intent.data
-
-
 def _line(body: dict[str, Any], seq: int, previous: str) -> bytes:
     values = {"seq": seq, "previous": previous} | body
-    return (_canonical(values | {"sha256": _digest(values)}) + "\n").encode()
+    return _canonical(values | {"sha256": hashlib.sha256(_canonical(values)).hexdigest()}) + b"\n"
 
 
-def _canonical(values: dict[str, Any]) -> str:
-    return json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def _digest(values: dict[str, Any]) -> str:
-    return hashlib.sha256(_canonical(values).encode()).hexdigest()
+def _canonical(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _parse(path: Path, raw: bytes, hospital: str | None) -> _Content:
-    lines = raw.split(b"\n")
-    ends_whole = lines[-1] == b""
-    if ends_whole:
-        lines.pop()
     entries: list[Entry] = []
     hashes: list[str] = []
-    repairs = unknown = 0
     owner = ""
-    fragment: tuple[int, bytes] | None = None
+    *lines, rest = raw.split(b"\n")
     for number, text in enumerate(lines, 1):
         values = _values(text, len(hashes), hashes[-1] if hashes else _NOTHING)
-        if fragment is not None:
-            digest = hashlib.sha256(fragment[1]).hexdigest()
-            if values is None or values["kind"] != "torn" or values.get("fragment") != digest:
-                raise _damaged(path, fragment[0])
-        if values is None:
-            fragment = (number, text)
-            continue
-        if (fragment is None) == (values["kind"] == "torn"):
-            raise _damaged(path, number)
-        hashes.append(values["sha256"])
         try:
+            if values is None:
+                raise ValueError("not the line that belongs here")
             if number == 1:
                 owner = _owner(path, values, hospital)
-            elif values["kind"] == "charge":
-                entries.append(_entry(values, owner))
-            elif values["kind"] == "repair":
-                repairs += 1
-            elif values["kind"] == "torn":
-                unknown += 1
             else:
-                raise KeyError(values["kind"])
+                entries.append(_entry(values, owner))
         except (KeyError, TypeError, ValueError, AccountingError) as error:
             raise _damaged(path, number) from error
-        fragment = None
-    if not hashes or (fragment is not None and ends_whole):
-        raise _damaged(path, fragment[0] if fragment else 1)
-    return _Content(raw, owner, tuple(entries), tuple(hashes), repairs, unknown + (fragment is not None))
+        hashes.append(values["sha256"])
+    if rest or not hashes:
+        raise _damaged(path, len(lines) + 1)
+    return _Content(raw, owner, tuple(entries), tuple(hashes))
 
 
 def _values(text: bytes, seq: int, previous: str) -> dict[str, Any] | None:
@@ -498,6 +396,8 @@ def _owner(path: Path, values: dict[str, Any], hospital: str | None) -> str:
 
 
 def _entry(values: dict[str, Any], owner: str) -> Entry:
+    if values["kind"] != "charge":
+        raise KeyError(values["kind"])
     event = event_from_dict(values["event"], values["unit"])
     if values["hospital"] != owner or values["level"] != level_of(event.unit):
         raise ValueError("the line contradicts itself")
@@ -521,4 +421,4 @@ def _name(entry: Entry) -> str:
 
 
 def _shown(value: float) -> str:
-    return "unknown, infinite" if math.isinf(value) else f"{value:.4g}"
+    return "infinite" if math.isinf(value) else f"{value:.4g}"

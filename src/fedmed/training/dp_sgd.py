@@ -103,7 +103,7 @@ def poisson_sample(units: int, rate: float, source: Source) -> list[int]:
 class NoisePlan:
     """How one hospital trains under noise; all of it follows from its settings and its number of units."""
 
-    rate: float  # q: chance of a unit to be in a step
+    rate: float  # q: chance of a unit to be in a step, rounded up to three digits
     batch: float  # q N: what a sum is divided by
     sigma: float
     steps: int  # of a round
@@ -125,11 +125,17 @@ def plan_noise(
     Raises:
         AccountingError: no noise meets the budget. MissingExtraError: dp-accounting is not installed.
     """
-    rate = min(1.0, training.batch_size * training.gradient_accumulation_steps / units)
+    rate = min(1.0, _rounded_up(training.batch_size * training.gradient_accumulation_steps / units))
     steps = training.max_steps or math.ceil(training.epochs / rate)
     assert example.epsilon is not None
     sigma = example.noise_multiplier or solve_sigma(example.epsilon, example.delta, rate, steps * rounds, before=before)
     return NoisePlan(rate, rate * units, sigma, steps, SampledGaussian(rate, sigma, steps, example.unit))
+
+
+def _rounded_up(rate: float) -> float:
+    """To three digits: hospitals of nearly the same size then share a rate, and its second of accounting."""
+    near = float(f"{rate:.3g}")
+    return near if near >= rate else float(f"{near + 10.0 ** (math.floor(math.log10(rate)) - 2):.3g}")
 
 
 class DpTrainer:

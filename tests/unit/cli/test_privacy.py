@@ -113,19 +113,28 @@ def test_the_ledger_is_shown_by_unit_with_what_is_left(path, capsys):
     assert rows["record"]["left"] == pytest.approx(8.0 - records.epsilon)
     assert (rows["record"]["charges"], rows["record"]["runs"], rows["record"]["budget"]) == (2, 2, 8.0)
     assert rows["hospital"]["left"] == pytest.approx(4.0 - rows["hospital"]["epsilon"])
-    assert (shown["hospital"], shown["repairs"]) == ("St. Anna", 0)
+    assert shown["hospital"] == "St. Anna"
     assert main(["privacy", "ledger", str(path), "--epsilon", "1", "--delta", "1e-6"]) == 0
     said = capsys.readouterr().out
     assert "record" in said
     assert "of 1;" in said
 
 
-def test_a_ledger_of_unknown_cost_shows_no_number(path, capsys):
-    path.write_bytes(path.read_bytes()[:-40])
-    assert main(["privacy", "ledger", str(path)]) == 0
-    assert "unknown, infinite" in capsys.readouterr().out
+def test_each_unit_is_shown_at_the_delta_of_its_own_budget(path, capsys):
+    """A larger δ makes ε smaller, so that of another unit's charge would show too much as left."""
+    Ledger.open(path, "St. Anna").charge("third", 1, 0, Concentrated(0.01, 1), Budget(4.0, 1e-2))
     assert main(["privacy", "ledger", str(path), "--json"]) == 0
-    assert all(row["epsilon"] is None and row["left"] == 0.0 for row in json.loads(capsys.readouterr().out)["spent"])
+    rows = {row["unit"]: row for row in json.loads(capsys.readouterr().out)["spent"]}
+    assert (rows["record"]["delta"], rows["hospital"]["delta"]) == (1e-5, 1e-2)
+    assert rows["record"]["epsilon"] == epsilon([SampledGaussian(0.01, 1.0, 200)], 1e-5).epsilon
+
+
+def test_a_cut_ledger_shows_no_number(path, capsys):
+    path.write_bytes(path.read_bytes()[:-40])
+    assert main(["privacy", "ledger", str(path)]) == 102
+    shown = capsys.readouterr()
+    assert "line 4 of the ledger" in shown.err
+    assert shown.out == ""
 
 
 def test_an_empty_ledger_says_so(tmp_path, capsys):

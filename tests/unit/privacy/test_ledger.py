@@ -148,11 +148,8 @@ def test_an_intent_that_does_not_belong_stops_everything_and_changes_nothing(pat
     Ledger.open(path, "A")
     raw = path.read_bytes()
     intent = path.with_name(".ledger.jsonl.intent")
-    for text in (
-        '{"offset": 3, "data": "aGVsbG8=", "repair": false}',
-        "{",
-        '{"offset": 9999999, "data": "", "repair": false}',
-    ):
+    first = raw.decode().splitlines()[0]
+    for text in ("", "\n", "{", "{}\n", first, first[:-1] + "\n", first + "\n" + first + "\n"):
         intent.write_text(text)
         for call in (Ledger.read, lambda where: Ledger.open(where, "A")):
             with pytest.raises(LedgerError):
