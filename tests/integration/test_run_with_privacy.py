@@ -173,8 +173,10 @@ def test_what_noise_cannot_go_with_is_said_before_anything_runs(place, more, nam
 
 
 LEAKY = [
-    "privacy.audit.canaries=60", "privacy.audit.copies=4", "training.epochs=12", "training.max_steps=null",
-    "training.batch_size=8", "training.learning_rate=0.03", "privacy.audit.records=80",
+    "model.name=builtin:tiny-gemma", "model.lora.alpha=32.0",
+    "model.lora.target_modules=[q_proj, k_proj, v_proj, o_proj, up_proj, down_proj]", "privacy.audit.canaries=100",
+    "training.dataset.test_fraction=0.8", "training.epochs=16", "training.max_steps=null", "training.batch_size=4",
+    "training.learning_rate=0.005", "federated.num_clients=1", "federated.rounds=1",
 ]  # fmt: skip
 
 
