@@ -62,7 +62,7 @@ def test_without_privacy_membership_and_canaries_show_and_the_gate_says_so():
     model = setup_lora(tiny_model("gemma"), LORA)
     inside = encoded(inserted_records(MINE))
     untrained = get_adapter_state(model)
-    config = TrainingSection(batch_size=4, gradient_accumulation_steps=1, learning_rate=5e-3, epochs=16, threads=1)
+    config = TrainingSection(batch_size=4, gradient_accumulation_steps=1, learning_rate=5e-3, epochs=28, threads=1)
     [result] = EngineTrainer(model, {"hospital_A": inside}, config).run([LocalJob("hospital_A", 1, 1, 17, untrained)])
 
     audit = audit_of(model, result.state, inside)
