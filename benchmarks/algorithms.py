@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--medquad", type=Path, default=MEDQUAD, help="its file; left out where it is not there")
     args = parser.parse_args(argv)
     size = lab.Size(hospitals=4, rounds=4, steps=2, rows=4)
-    nine = lab.Size(hospitals=9, rounds=3, steps=3, rows=2, records=16)
+    nine = lab.Size(hospitals=9, rounds=2, steps=2, rows=2, records=4)
     grid, highest, seeds = lab.GRID, lab.HIGHEST_RATE, (17, 18, 19)
     if args.quick:
         grid, highest, seeds = (2e-3, 4e-3), 4e-3, (17, 18)
