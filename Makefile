@@ -18,7 +18,7 @@ help:
 	@echo "make bench-algorithms  every federated method, and every reference, at its best learning rate (under an hour)"
 	@echo "make bench-robust make bench-wire  every rule under every attack; every encoding of what travels"
 	@echo "make bench-privacy  loss against epsilon, the time noise costs, attacks with and without it"
-	@echo "make plots     draw those three: docs/algorithms.svg, docs/robust.svg, docs/wire.svg"
+	@echo "make plots     draw the results: docs/algorithms.svg, robust.svg, wire.svg, privacy.svg"
 	@echo "make clean     remove $(VENV) and caches; runs and data stay"
 
 $(STAMP): pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""Draw the results of the benches: ``make plots`` -> docs/algorithms.svg, docs/robust.svg, docs/wire.svg.
+"""Draw the results of the benches: ``make plots`` -> docs/{algorithms,robust,wire,privacy}.svg.
 
 Reads benchmarks/results/*.json and nothing else; a result that is not there is said and left out.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import itertools
 import json
 import math
 import statistics
@@ -319,10 +320,53 @@ def draw_wire(result: Mapping[str, Any]) -> str:
     return svg(836, 566, f"Encodings of what travels, mean of {seeds} seeds: lower and further left is better", parts)
 
 
+def draw_privacy(result: Mapping[str, Any]) -> str:
+    """Held-out loss against ε, a line a method; without noise at the right."""
+    rows = [row for row in result["curve"] if row["loss"]]
+    columns: list[float | None] = sorted({row["epsilon"] for row in rows if row["epsilon"] is not None})
+    columns.append(None)
+    low, high = limits([*(row["loss"] for row in rows), result["base_loss"]], 0.08)
+    left, top, width, height = 70, 50, 560, 360
+
+    def at(epsilon: float | None, loss: float) -> tuple[float, float]:
+        place = (columns.index(epsilon) + 0.5) / len(columns)
+        return left + width * place, top + height * (1 - (loss - low) / (high - low))
+
+    parts = [f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="none" stroke="{GREY}"/>']
+    step = nice_step((high - low) / 6)
+    for number in range(math.ceil(low / step), math.floor(high / step) + 1):
+        _, y = at(None, number * step)
+        parts += [
+            line(left, y, left + width, y, "#e2e8f0"),
+            text(left - 8, y + 4, f"{number * step:.1f}", anchor="end"),
+        ]
+    for epsilon in columns:
+        x, _ = at(epsilon, low)
+        parts.append(text(x, top + height + 18, "no noise" if epsilon is None else f"ε {epsilon:g}", anchor="middle"))
+    _, base = at(None, result["base_loss"])
+    parts += [
+        line(left, base, left + width, base, GREY, dash="6 4"),
+        text(left + 6, base - 5, "base model", colour=GREY),
+    ]
+    for method, colour in zip(dict.fromkeys(row["algorithm"] for row in rows), (INK, BLUE, GREEN), strict=False):
+        places = [at(row["epsilon"], row["loss"]) for row in rows if row["algorithm"] == method]
+        places.sort()
+        parts += [line(*first, *second, colour) for first, second in itertools.pairwise(places)]
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>' for x, y in places]
+        parts.append(text(left + width + 8, places[-1][1] + 4, method, colour=colour))
+    parts.append(text(left + width / 2, top + height + 40, "budget of one record, δ 1e-5", anchor="middle"))
+    parts.append(
+        f'<g transform="rotate(-90 18 {top + height / 2})">'
+        f"{text(18, top + height / 2, 'held-out loss, nats per answer token', anchor='middle')}</g>"
+    )
+    return svg(720, 466, "What hiding records costs: lower is better", parts)
+
+
 PICTURES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "algorithms": draw_algorithms,
     "robust": draw_robust,
     "wire": draw_wire,
+    "privacy": draw_privacy,
 }
 
 

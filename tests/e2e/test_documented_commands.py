@@ -44,6 +44,8 @@ def place(tmp_path_factory):
     (folder / "records.csv").write_text(table, encoding="utf-8")
     done = run(folder, "fedmed run --recipe quick --out output-models/RUN")
     assert done.returncode == 0, done.stderr
+    done = run(folder, "fedmed run --recipe dp --set privacy.audit.canaries=100 --out output-models/DP")
+    assert done.returncode == 0, done.stderr
     return folder
 
 

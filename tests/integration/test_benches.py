@@ -130,9 +130,25 @@ def test_the_bench_of_encodings_compares_with_fp32_and_measures_once(bench, noth
     assert bench("wire")["rows"] == rows
 
 
+def test_privacy_is_measured_against_the_gain_without_it(bench, monkeypatch):
+    privacy = importlib.import_module("privacy")
+    monkeypatch.setattr(privacy, "METHODS", ("fedavg", "fedsb"))
+    monkeypatch.setattr(privacy, "EPSILONS", (8.0, 1.0))
+    result = bench("privacy")
+    assert [(row["algorithm"], row["epsilon"]) for row in result["curve"]] == [
+        (method, epsilon) for method in ("fedavg", "fedsb") for epsilon in (None, 8.0, 1.0)
+    ]
+    free = {row["algorithm"]: row for row in result["curve"] if row["epsilon"] is None}
+    assert all(row["gain_share_own"] == 1.0 for row in free.values())
+    assert max(row["gain_share"] for row in free.values()) == 1.0
+    assert result["dp_time_ratio"] > 0.0
+    assert result["audit"]["with_noise"]["example_epsilon"] <= 8.0
+    assert result["audit"]["without_noise"]["example_epsilon"] is None
+
+
 def test_the_plots_are_drawn_from_the_results_alone(bench):
     plots = importlib.import_module("plots")
-    for name in ("algorithms", "robust", "wire"):
+    for name in ("algorithms", "robust", "wire", "privacy"):
         if not (bench.folder / f"{name}.json").is_file():
             bench(name)
     plots.main(["--results", str(bench.folder), "--out", str(bench.folder)])
