@@ -42,7 +42,7 @@ def gradients():
         return float(gradient.norm())
 
     adapter = HospitalAdapter(start, None, torch.device("cpu"))
-    add_gradients(Engine(model, TrainingSection(threads=1)), adapter, units, keep, "a test")
+    add_gradients(Engine(model, TrainingSection(threads=1)), adapter, units, keep)
     return torch.stack(found)
 
 

@@ -12,6 +12,7 @@ from fedmed.cli.app import main
 from fedmed.config.load import load_config
 from fedmed.errors import BudgetError, ConfigError, DataFormatError, GateError, LedgerError
 from fedmed.federated import simulation
+from fedmed.federated.client import FederatedClient
 from fedmed.model.adapter import load_adapter
 from fedmed.pipeline.federation import resume_federation, run_federation
 from fedmed.pipeline.privacy_audit import audit_run, check_gate
@@ -132,7 +133,7 @@ def test_all_records_of_a_patient_are_one_unit_and_records_without_patients_are_
     assert event.q > 8 / 30  # about 40 training patients at two hospitals; by records it would be below 8 / 40
     lines = [json.dumps({"question": f"What is {i}?", "answer": "A number."}) for i in range(40)]
     Path("plain.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(DataFormatError, match="name no patient"):
+    with pytest.raises(DataFormatError, match="name their patient"):
         run_federation(
             settings(NOISE, "privacy.example.unit=patient", "training.dataset.name=plain.jsonl"), out=Path("other")
         )
@@ -155,6 +156,46 @@ def test_whole_hospitals_are_hidden_by_shares_whose_sum_is_exact(place):
     assert any("as the coordinator sees it" in line for line in privacy["not_covered"])
     assert {entry.event.unit for entry in charges("out", "hospital_D")} == {"hospital"}
     assert all(np.isfinite(array).all() for array in load_adapter(Path("out/adapter")).values())
+
+
+def test_references_without_noise_do_not_go_with_noise(place):
+    with pytest.raises(ConfigError, match="trained on the same records without noise"):
+        run_federation(settings(NOISE), out=Path("out"), compare=("central",))
+    assert not Path("out").exists()
+
+
+def test_a_client_does_not_leave_noise_out_in_silence(place):
+    records = [{"question": f"What is {i}?", "answer": "A number."} for i in range(20)]
+    with pytest.raises(ConfigError, match="adds no noise"):
+        FederatedClient("a", records, config=settings("privacy.hospital.epsilon=8.0"))
+    with pytest.raises(ConfigError, match="adds no noise"):
+        FederatedClient("a", records, config=settings(NOISE), trainer=object())
+    client = FederatedClient("a", records, config=settings(NOISE))
+    assert client.get_num_samples() == 1
+    with pytest.raises(ConfigError, match=r"privacy\.ledgers"):
+        client.local_training({})
+
+
+def test_worked_examples_and_record_counts_stay_home_under_noise(place):
+    outcome = run_federation(
+        settings(NOISE, "training.evaluation.few_shot=3", "training.evaluation.sample_answers=1"), out=Path("out")
+    )
+    assert outcome.summary["evaluation"]["few_shot"] is None
+    assert not Path("out/few_shot.json").exists()
+    told = Path("out/summary.json").read_text() + Path("out/rounds.jsonl").read_text()
+    sizes = [book.event.q for book in charges("out")]
+    assert all(str(round(8 / q)) not in json.dumps(outcome.summary["hospitals"]) for q in sizes)
+    assert 'num_samples": null' in told
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["privacy.example.noise_multiplier=1.0", "privacy.example.noise_seed=1", "privacy.example.unit=patient",
+     "privacy.hospital.noise_multiplier=1.0"],
+)  # fmt: skip
+def test_a_setting_of_noise_that_is_off_is_an_error(place, setting):
+    with pytest.raises(ConfigError, match="epsilon is null"):
+        settings(setting)
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,12 @@ class ExampleSection(Section):
     def on(self) -> bool:
         return self.epsilon is not None
 
+    @model_validator(mode="after")
+    def _noise_is_asked_for(self) -> ExampleSection:
+        if not self.on and (self.noise_multiplier or self.noise_seed is not None or self.unit == "patient"):
+            raise ValueError("noise_multiplier, noise_seed and unit do nothing while example.epsilon is null")
+        return self
+
 
 class HospitalSection(Section):
     """Differential privacy for whole hospitals, by noise in what they send. Of use from hundreds of hospitals on."""
@@ -191,6 +197,12 @@ class HospitalSection(Section):
     @property
     def on(self) -> bool:
         return self.epsilon is not None
+
+    @model_validator(mode="after")
+    def _noise_is_asked_for(self) -> HospitalSection:
+        if not self.on and (self.noise_multiplier or self.colluding):
+            raise ValueError("noise_multiplier and colluding do nothing while hospital.epsilon is null")
+        return self
 
 
 class AuditSection(Section):

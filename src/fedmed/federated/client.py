@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedmed.config.schema import FedMedConfig, ModelSection
-from fedmed.errors import DataFormatError, EmptyDataError, ModelError
+from fedmed.errors import ConfigError, DataFormatError, EmptyDataError, ModelError
 from fedmed.federated.algorithms import get_algorithm
 from fedmed.federated.server import NO_METRICS
 from fedmed.privacy.spending import open_ledgers
@@ -33,6 +33,7 @@ class FederatedClient:
     Raises:
         DataFormatError: a row has no question or no answer.
         EmptyDataError: there is nothing to train on.
+        ConfigError: privacy noise that a client does not add.
     """
 
     def __init__(
@@ -48,6 +49,11 @@ class FederatedClient:
             from fedmed.config.load import default_config
 
             config = default_config()
+        if config.privacy.hospital.on or (trainer is not None and config.privacy.example.on):
+            raise ConfigError(
+                ["a FederatedClient adds no noise of privacy.hospital, nor any to a trainer of one's own"],
+                "use 'fedmed run', or leave the setting or the trainer out",
+            )
         self.name = name
         self._config = config
         self._model = model
@@ -58,8 +64,8 @@ class FederatedClient:
         self._round = 0
 
     def get_num_samples(self) -> int:
-        """Training records: this client's weight in the mean."""
-        return len(self._rows)
+        """Training records: this client's weight in the mean; under privacy noise 1, to keep their number."""
+        return 1 if self._config.privacy.noised else len(self._rows)
 
     def local_training(self, global_state: AdapterState) -> LocalResult:
         """Train from the global adapter; each call is this client's next round.

@@ -23,7 +23,8 @@ def first_adapter(
         config: settings.
         model, tokenizer: the base with its adapter.
         lora_start: the adapter as LoRA begins it.
-        private: groups of all records of the hospitals, training and test; public records are of none of them.
+        private: groups of all records of the hospitals, training and test; public records are of none of them. Under
+            privacy noise they are drawn from all of the ontology, as what is left out would tell who holds what.
 
     Raises:
         EmptyDataError: Fed-SB wants public records and every record of the ontology is at a hospital.
@@ -34,7 +35,7 @@ def first_adapter(
 
     if config.federated.fedsb_factors == "weights":
         return from_weights(model, config.model.lora.r)
-    rows = encode(tokenizer, _public_records(private, config.federated.seed), config)
+    rows = encode(tokenizer, _public_records(() if config.privacy.noised else private, config.federated.seed), config)
     return from_gradient(model, rows, config.model.lora.r, config.training)
 
 

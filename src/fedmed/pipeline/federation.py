@@ -17,7 +17,7 @@ from fedmed.agent.metrics import MetricsTracker
 from fedmed.config.load import config_digest
 from fedmed.config.schema import FedMedConfig
 from fedmed.data.split_folder import write_split
-from fedmed.errors import ConfigChangedError, EmptyDataError, RunError
+from fedmed.errors import ConfigChangedError, ConfigError, EmptyDataError, RunError
 from fedmed.evaluation.likelihood import OnRows
 from fedmed.evaluation.report import write_report
 from fedmed.federated.algorithms import check_combination, get_algorithm
@@ -97,6 +97,7 @@ def run_federation(
         A run that fails before its first lasting result leaves no folder behind.
     """
     check_combination(config)
+    _check_compare(config, compare)
     path = out or DEFAULT_ROOT / new_run_name(recipe)
     with start_run(path, config) as folder:
         return _Run(folder, config, compare, command).carry_out()
@@ -109,8 +110,17 @@ def resume_federation(path: Path, *, asked: FedMedConfig | None = None, compare:
         RunNotFoundError, RunFinishedError, RunBusyError, ConfigChangedError: the settings or the data changed.
     """
     with resume_run(path, asked) as (folder, config):
+        _check_compare(config, compare)
         before = folder.read_json("run.json") or {}
         return _Run(folder, config, compare or before.get("compare", ()), before.get("command", "")).carry_out()
+
+
+def _check_compare(config: FedMedConfig, compare: Sequence[str]) -> None:
+    if compare and config.privacy.noised:
+        raise ConfigError(
+            ["references are trained on the same records without noise, which --compare would publish"],
+            "compare in a run without privacy noise",
+        )
 
 
 class _Run:
@@ -131,11 +141,12 @@ class _Run:
             use_threads(self.config.training)
             with self.clock.phase("load"):
                 train, scorer = self._prepare()
+                self._prepare_training()
             self._write_status("running")
             with self.clock.phase("baseline_eval"):
                 base, few_shot = self._baseline(scorer)
             with self.clock.phase("train"):
-                final = self._train(train, scorer)
+                final = self._train(scorer)
             with self.clock.phase("eval"):
                 adapters = self._export(final)
                 federated = self._score(final, scorer)
@@ -215,13 +226,30 @@ class _Run:
             self.folder.write_json(name, known)
         return Scores(**known)
 
-    def _train(self, train: Mapping[str, Records], scorer: Scorer) -> FederationState:
+    def _prepare_training(self) -> None:
+        """Where it starts, what it is charged to and who trains: what cannot be is said before anything is scored."""
         federated, privacy = self.config.federated, self.config.privacy
         digest = config_digest(self.config)
-        rows = self.rows
+        self.started_from = load_latest(self.folder.path, config_digest=digest) or self._fresh_state()
+        left = federated.rounds - self.started_from.round
+        self.ledgers = open_ledgers(privacy, self.rows, self.folder.ledgers)
+        check_heads(self.ledgers, self.started_from.ledger_heads)
+        self.noise = None
+        if privacy.hospital.on and left:
+            self.noise = NoiseShares(
+                privacy.hospital, self.ledgers, rounds=left, run_id=self.folder.name,
+                min_replies=federated.min_replies or federated.hospitals_per_round or federated.num_clients,
+            )  # fmt: skip
+        self.on_step: OnStep = _nothing
+        self.trainer = make_trainer(
+            self.model, self.rows, self.config, groups=self.groups, ledgers=self.ledgers, rounds_left=left,
+            run_id=self.folder.name, on_step=lambda *step: self.on_step(*step),
+        )  # fmt: skip
+
+    def _train(self, scorer: Scorer) -> FederationState:
+        federated, privacy = self.config.federated, self.config.privacy
+        digest, rows, start = config_digest(self.config), self.rows, self.started_from
         self.num_samples = {name: len(own) for name, own in rows.items()}
-        resumed = load_latest(self.folder.path, config_digest=digest)
-        start = resumed or self._fresh_state()
         tracker = MetricsTracker(self.folder.name, LOGS)
         tracker.truncate_after(start.round)
         every = self.config.training.evaluation.every_rounds if privacy.shares_metrics else 0
@@ -234,38 +262,25 @@ class _Run:
             tolerate=federated.tolerate if federated.robust else 0,
         )  # fmt: skip
         asked = federated.hospitals_per_round or federated.num_clients
-        left = federated.rounds - start.round
         steps = sum(steps_per_round(len(own), self.config.training) for own in rows.values()) * asked / len(rows)
-        ledgers = open_ledgers(privacy, rows, self.folder.ledgers)
-        check_heads(ledgers, start.ledger_heads)
-        noise = None
-        if privacy.hospital.on and left:
-            noise = NoiseShares(
-                privacy.hospital, ledgers, min_replies=federated.min_replies or asked, rounds=left,
-                run_id=self.folder.name,
-            )  # fmt: skip
-        with track("training", round(left * steps)) as advance, tracker:
-            trainer = make_trainer(
-                self.model, rows, self.config, groups=self.groups, ledgers=ledgers, rounds_left=left,
-                run_id=self.folder.name, on_step=_show(advance, privacy.shares_metrics),
-            )  # fmt: skip
+        with track("training", round((federated.rounds - start.round) * steps)) as advance, tracker:
+            self.on_step = _show(advance, privacy.shares_metrics)
 
             def on_round(state: FederationState, report: RoundReport) -> None:
                 if every and report.round % every == 0:
                     held_out[str(report.round)] = self._losses(state, scorer).per_hospital
                     self.folder.write_json("held_out.json", held_out)
-                kept = dataclasses.replace(state, ledger_heads={name: book.head() for name, book in ledgers.items()})
+                heads = {name: ledger.head() for name, ledger in self.ledgers.items()}
+                kept = dataclasses.replace(state, ledger_heads=heads)
                 save_round(self.folder.path, kept, config_digest=digest, keep=federated.keep_rounds)
                 self._write_lines(state.history, held_out, tracker)
 
-            final = run_rounds(
+            return run_rounds(
                 start, algorithm=self.algorithm,
-                transport=SimulationTransport(trainer, start.hospital_states, privacy, federated.wire, noise),
+                transport=SimulationTransport(self.trainer, start.hospital_states, privacy, federated.wire, self.noise),
                 policy=policy, rounds=federated.rounds, on_round=on_round,
                 downlink=Downlink(federated.wire), max_norm=federated.max_reply_norm,
             )  # fmt: skip
-        self.ledgers = ledgers
-        return final
 
     def _fresh_state(self) -> FederationState:
         global_state, server_state = self.algorithm.start(self.first)
@@ -363,6 +378,10 @@ def _digest(records: Mapping[str, Records]) -> str:
         for row in rows:
             digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
     return digest.hexdigest()
+
+
+def _nothing(*_: Any) -> None:
+    """No progress to show yet."""
 
 
 def _show(advance: Step, shared: bool) -> OnStep:

@@ -15,7 +15,7 @@ from fedmed.training.memory import StepMemory, machine_rate, precision_of, step_
 
 GIB = 2**30
 GPU_BUDGET_GIB = 32.0
-_PROCESS_GIB = 0.35  # resident after torch, transformers and peft are imported; measured on Linux, x86-64
+_PROCESS_GIB = 0.38  # resident after torch, transformers, peft and, which these import, scipy; Linux, x86-64
 _TOKENIZER_BYTES = 1000  # a word of the vocabulary, in the tokenizer; measured on Gemma's
 _CUDA_GIB = 0.6  # context and cuBLAS workspace; an assumption
 _ALLOCATOR = 0.25  # of the activations on top, on a CPU: what malloc does not give back; measured on three shapes

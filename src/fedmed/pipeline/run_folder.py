@@ -145,7 +145,7 @@ def start_run(path: Path, config: FedMedConfig) -> Iterator[RunFolder]:
         except BaseException:
             if not folder.worth_keeping():  # it was empty and ours, so all that is in it is ours
                 for entry in path.iterdir():
-                    entry.unlink(missing_ok=True)
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
                 if not existed:
                     shutil.rmtree(path, ignore_errors=True)
             raise

@@ -89,7 +89,9 @@ class Scorer:
             else []
         )
         self.written_answers = len(self._written)
-        examples = worked_examples(everything, self._evaluation.few_shot, self._seed)
+        # Worked examples are training records, whose noise does not reach this far.
+        count = 0 if config.privacy.noised else self._evaluation.few_shot
+        examples = worked_examples(everything, count, self._seed)
         model_config = config.model
         self._prefix = few_shot_ids(
             few_shot_prefix(examples, model_config.prompt_template, model_config.answer_prefix), tokenizer

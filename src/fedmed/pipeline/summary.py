@@ -94,7 +94,7 @@ def summarize(
             "up": sum(past.bytes_up for past in final.history),
             "down": sum(past.bytes_down for past in final.history),
         },
-        "privacy": privacy_of(config, ledgers, compared=comparison is not None),
+        "privacy": privacy_of(config, ledgers),
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "adapter_sha256": adapter_sha256(adapters[0]) if len(adapters) == 1 else None,  # None: one a hospital
         "environment": environment(),
@@ -102,13 +102,12 @@ def summarize(
     }
 
 
-def privacy_of(config: FedMedConfig, ledgers: Mapping[str, Ledger], *, compared: bool) -> dict[str, Any]:
+def privacy_of(config: FedMedConfig, ledgers: Mapping[str, Ledger]) -> dict[str, Any]:
     """What privacy was bought, for whom, and which outputs nothing was paid for.
 
     Args:
         config: settings.
         ledgers: hospital -> its ledger, after training; none without noise.
-        compared: whether references were trained, which is always without noise.
     """
     privacy = config.privacy
     example, hospital = privacy.example, privacy.hospital
@@ -117,16 +116,20 @@ def privacy_of(config: FedMedConfig, ledgers: Mapping[str, Ledger], *, compared:
     not_covered = [] if by_record or by_hospital else ["the adapter: no differential privacy was applied to it"]
     if by_record or by_hospital:
         not_covered.append("settings chosen by training on the same records before, unless that is in the ledger too")
-    not_covered.append("held-out losses, also those of each hospital" if privacy.shares_metrics else
-                       "the overall held-out loss")  # fmt: skip
-    not_covered.append("on this machine: the split and its manifest, which hold the number of records"
-                       if privacy.noised else "the number of training records of each hospital")  # fmt: skip
+    if privacy.noised:
+        not_covered.append("held-out scores over all hospitals, and how long training took")
+        not_covered.append("on this machine: splits, manifest and ledgers, which tell the number of records")
+    else:
+        not_covered.append(
+            "held-out losses, also those of each hospital" if privacy.shares_metrics else "the overall held-out loss"
+        )
+        not_covered.append("the number of training records of each hospital")
+    if example.on and example.noise_multiplier is not None:
+        not_covered.append("the number of records, as each ε follows from it and the noise multiplier that was set")
     if privacy.shares_metrics:
         not_covered.append("each hospital's training losses and token counts")
     if hospital.on:
         not_covered.append("each hospital's update as the coordinator sees it: the noise hides it in the sum alone")
-    if compared:
-        not_covered.append("the references, which were trained without noise")
     return {
         "example_epsilon": _most(by_record),
         "example_reason": None if by_record else _why_no_epsilon(config),

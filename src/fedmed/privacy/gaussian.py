@@ -21,9 +21,9 @@ def uniform(count: int, source: Source) -> NDArray[np.float64]:
     return (source.words(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def gaussian(count: int, source: Source) -> NDArray[np.float32]:
-    """``count`` independent numbers of N(0, 1), rounded to float32 at the very end."""
-    drawn = np.empty(count, dtype=np.float32)
+def gaussian(count: int, source: Source) -> NDArray[np.float64]:
+    """``count`` independent numbers of N(0, 1)."""
+    drawn = np.empty(count)
     for start in range(0, count, _BLOCK):
         size = min(_BLOCK, count - start)
         total = np.zeros(size)

@@ -186,13 +186,14 @@ class Ledger:
             self._check_unit(content, event.unit)
         return self._total(content, events, delta, events[0].unit)
 
-    def charge(self, run_id: str, round: int, attempt: int, event: Event, budget: Budget) -> Entry:
+    def charge(self, run_id: str, round: int, attempt: int | None, event: Event, budget: Budget) -> Entry:
         """Spend, before what it pays for leaves the hospital. On return it is on the disk.
 
         Args:
             run_id: the run.
             round: >= 0.
-            attempt: >= 0; a result computed again is another attempt and is charged again. The same attempt is
+            attempt: >= 0; None: the next that this round of this run has not had, for a result about to be computed. A
+                result computed again is another attempt and is charged again. The same attempt is
                 charged once, however often this is called, as its result must then be the same bytes.
             event: what was, or will be, done to the hospital's records.
             budget: ε and δ for everything in this ledger that has the event's unit.
@@ -209,10 +210,14 @@ class Ledger:
         if not self._writable:
             raise LedgerError(f"{self._path} was opened to be read", "open it with Ledger.open")
         check_target(budget.epsilon, budget.delta)
-        if not (_is_count(round) and _is_count(attempt)):
+        if not (_is_count(round) and (attempt is None or _is_count(attempt))):
             raise LedgerError(f"round {round!r} or attempt {attempt!r} is not a whole number from 0", "number them")
         with self._locked():
             content = self._refresh()
+            if attempt is None:
+                had = (entry.attempt for entry in content.entries if entry.key[::3] == (run_id, level_of(event.unit))
+                       and entry.round == round)  # fmt: skip
+                attempt = max(had, default=-1) + 1
             wanted = Entry(len(content.hashes), run_id, round, attempt, event, budget)
             for entry in content.entries:
                 if entry.key == wanted.key and entry.event == event:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedmed.config.schema import PrivacySection
 from fedmed.errors import ConfigError
-from fedmed.privacy.accountant import Event, Spent, Unit, level_of
+from fedmed.privacy.accountant import Event, Spent, Unit
 from fedmed.privacy.ledger import Budget, Entry, Ledger
 
 
@@ -41,10 +41,7 @@ def charge_anew(ledger: Ledger, run_id: str, round: int, event: Event, budget: B
     Raises:
         What ``Ledger.charge`` raises.
     """
-    level = level_of(event.unit)
-    attempts = [entry.attempt for entry in ledger.entries() if (entry.run_id, entry.round) == (run_id, round)
-                and level_of(entry.event.unit) == level]  # fmt: skip
-    return ledger.charge(run_id, round, max(attempts, default=-1) + 1, event, budget)
+    return ledger.charge(run_id, round, None, event, budget)
 
 
 def check_heads(ledgers: Mapping[str, Ledger], heads: Mapping[str, str]) -> None:

@@ -64,9 +64,9 @@ def hidden_units(hospital: str, rows: Sequence[EncodedRow], groups: Sequence[str
     """
     if unit == "record":
         return [[row] for row in rows]
-    if not groups or all(group.startswith(NO_GROUP) for group in groups):
+    if not groups or any(group.startswith(NO_GROUP) for group in groups):
         raise DataFormatError(
-            f"the records of {hospital} name no patient",
+            f"not all records of {hospital} name their patient",
             "map a column of patient ids with training.dataset.columns={group: YOURS}, or hide records",
         )
     if len(groups) != len(rows):

@@ -31,7 +31,7 @@ def test_a_gradient_that_is_not_finite_adds_nothing_and_says_so():
     noisy = NoisySum(3, 1.0, 0.0, SeededSource(1))
     assert math.isnan(noisy.add(torch.tensor([1.0, math.nan, 0.0])))
     assert noisy.add(torch.zeros(3)) == 0.0
-    assert torch.equal(noisy.close(), torch.zeros(3))
+    assert not noisy.close().any()
 
 
 def test_noise_has_sigma_times_the_bound_as_its_standard_deviation():
