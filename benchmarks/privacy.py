@@ -40,12 +40,14 @@ PAIRS = 3
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = lab.arguments(__doc__, RESULTS / "privacy.json").parse_args(argv)
+    parser = lab.arguments(__doc__, RESULTS / "privacy.json")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, help="some of the curves")
+    args = parser.parse_args(argv)
     size = lab.Size(hospitals=4, rounds=2, steps=3, rows=16, more=("federated.split=iid",))
     grid = lab.GRID
     if args.quick:
         size = replace(size, rounds=2, rows=4, records=4, more=(*size.more, "training.dataset.max_samples=2000"))
-    kept = Kept(args.cache, len(METHODS) * (2 * len(grid) + len(EPSILONS) - 1) + 4)
+    kept = Kept(args.cache, len(args.methods) * (2 * len(grid) + len(EPSILONS) - 1) + 4)
 
     def config(method: str, rate: float, epsilon: float | None) -> FedMedConfig:
         noise = () if epsilon is None else (f"privacy.example.epsilon={epsilon}",)
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     base = lab.measured(kept, "base", lab.BASE, config("fedavg", grid[0], None))["loss"]
     curve = []
-    for method in METHODS:
+    for method in args.methods:
         chosen: dict[float | None, lab.Choice] = {
             epsilon: lab.choose_rate(
                 lambda rate, e=epsilon, m=method: run(m, rate, e),  # type: ignore[misc]
@@ -90,8 +92,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_result(
         args.out,
         {
-            "model": args.model, "quick": args.quick, "delta": 1e-5, "base_loss": base, "tuned_at_epsilon": TUNED_AT,
-            "curve": curve, **timed, "audit": audits, "environment": stamp(),
+            "model": args.model, "quick": args.quick,
+            "left_out": [name for name in METHODS if name not in args.methods], "delta": 1e-5,
+            "base_loss": base, "tuned_at_epsilon": TUNED_AT, "curve": curve, **timed, "audit": audits, "environment": stamp(),
         },
     )  # fmt: skip
 

@@ -132,9 +132,9 @@ def test_the_bench_of_encodings_compares_with_fp32_and_measures_once(bench, noth
 
 def test_privacy_is_measured_against_the_gain_without_it(bench, monkeypatch):
     privacy = importlib.import_module("privacy")
-    monkeypatch.setattr(privacy, "METHODS", ("fedavg", "fedsb"))
     monkeypatch.setattr(privacy, "EPSILONS", (8.0, 1.0))
-    result = bench("privacy")
+    result = bench("privacy", "--methods", "fedavg", "fedsb")
+    assert result["left_out"] == ["ffa"]
     assert [(row["algorithm"], row["epsilon"]) for row in result["curve"]] == [
         (method, epsilon) for method in ("fedavg", "fedsb") for epsilon in (None, 8.0, 1.0)
     ]
