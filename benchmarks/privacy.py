@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         {
             "model": args.model, "quick": args.quick,
             "left_out": [name for name in METHODS if name not in args.methods], "delta": 1e-5,
-            "base_loss": base, "tuned_at_epsilon": TUNED_AT, "curve": curve, **timed, "audit": audits, "environment": stamp(),
+            "base_loss": base, "tuned_at_epsilon": TUNED_AT, "curve": curve, **timed,
+            "audit": audits, "environment": stamp(),
         },
     )  # fmt: skip
 
