@@ -218,6 +218,8 @@ LEAKY = [
     "model.lora.target_modules=[q_proj, k_proj, v_proj, o_proj, up_proj, down_proj]", "privacy.audit.canaries=100",
     "training.dataset.test_fraction=0.8", "training.epochs=16", "training.max_steps=null", "training.batch_size=4",
     "training.learning_rate=0.005", "federated.num_clients=1", "federated.rounds=1",
+    # 32 members against 128 others: chance alone gives an AUC of 0.6 now and then, 0.8 once in a million runs
+    "privacy.audit.max_membership_auc=0.8", "privacy.audit.max_tpr_at_1_percent_fpr=0.3",
 ]  # fmt: skip
 
 
