@@ -9,13 +9,14 @@ figure was chosen on the records that it is about. Losses are nats per answer to
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,6 @@ from kept import CACHE, Kept
 from fedmed.config.load import load_config
 from fedmed.config.schema import FedMedConfig
 from fedmed.data.encode import EncodedRow
-from fedmed.data.federated_split import create_federated_split
-from fedmed.data.load_dataset import load_with_report
 from fedmed.errors import FedMedError
 from fedmed.federated import runner
 from fedmed.federated.algorithms import check_combination, get_algorithm
@@ -37,6 +36,7 @@ from fedmed.model.adapter import get_adapter_state
 from fedmed.model.load_model import shared_model
 from fedmed.model.packed_lora import HospitalAdapter
 from fedmed.pipeline.algorithm_start import first_adapter
+from fedmed.pipeline.run_records import run_records
 from fedmed.pipeline.scoring import Records, Scorer, Scores, encode
 from fedmed.privacy.spending import open_ledgers
 from fedmed.training.central import train_central
@@ -124,17 +124,9 @@ class _Unhashed:
 @functools.lru_cache(maxsize=1)
 def _grounds(key: str, unhashed: _Unhashed) -> Ground:
     config = unhashed.config
-    settings, federated = config.training.dataset, config.federated
-    dataset, _ = load_with_report(
-        settings.name, settings.max_samples, seed=federated.seed, test_fraction=settings.test_fraction,
-        hub_split=settings.hub_split, columns=settings.columns or None,
-    )  # fmt: skip
-    split = create_federated_split(
-        dataset, federated.num_clients, federated.split, alpha=federated.dirichlet_alpha, seed=federated.seed
-    )
-    records: dict[str, Records] = {name: data.to_list() for name, data in split.items()}
-    model, tokenizer = shared_model(config.model, federated.seed)
-    train = {name: [row for row in own if row["split"] == "train"] for name, own in records.items()}
+    found = run_records(config)
+    records, train = found.own, found.train()
+    model, tokenizer = shared_model(config.model, config.federated.seed)
     return Ground(
         train=train,
         rows={name: encode(tokenizer, own, config) for name, own in train.items()},
@@ -176,10 +168,16 @@ def train(
     """
     check_combination(config)
     rows = rows or ground(config).rows
-    with tempfile.TemporaryDirectory() as folder:  # ledgers of this run alone
-        ledgers = open_ledgers(config.privacy, rows, Path(folder))
-        trainer = make_trainer(ground(config).model, rows, config, ledgers=ledgers)
+    with trainer_of(config, rows) as trainer:
         return _rounds(config, trainer, rows, wrap, on_round)
+
+
+@contextlib.contextmanager
+def trainer_of(config: FedMedConfig, rows: Rows) -> Iterator[LocalTrainer]:
+    """What trains ``rows``, with ledgers, where there is noise, that are gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        ledgers = open_ledgers(config.privacy, rows, Path(folder))
+        yield make_trainer(ground(config).model, rows, config, ledgers=ledgers)
 
 
 def _rounds(

@@ -29,8 +29,6 @@ from fedmed.config.load import load_config
 from fedmed.config.schema import FedMedConfig
 from fedmed.pipeline.federation import run_federation
 from fedmed.pipeline.privacy_audit import audit_run
-from fedmed.privacy.spending import open_ledgers
-from fedmed.training.trainer import make_trainer
 from fedmed.types import LocalJob
 
 METHODS = ("fedavg", "ffa", "fedsb")
@@ -115,9 +113,7 @@ def time_ratio(noisy: FedMedConfig, plain: FedMedConfig, pairs: int) -> dict[str
     seconds: dict[str, list[float]] = {"with": [], "without": []}
     for pair in range(pairs + 1):
         for name, config in (("with", noisy), ("without", plain)):
-            with tempfile.TemporaryDirectory() as folder:
-                ledgers = open_ledgers(config.privacy, here.rows, Path(folder))
-                trainer = make_trainer(here.model, here.rows, config, ledgers=ledgers)
+            with lab.trainer_of(config, here.rows) as trainer:
                 jobs = [LocalJob(hospital, pair + 1, 8, 17, here.start) for hospital in here.rows]
                 started = time.perf_counter()
                 tokens = sum(result.metrics.tokens for result in trainer.run(jobs))

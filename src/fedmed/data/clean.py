@@ -14,6 +14,9 @@ from fedmed.types import QARecord
 MAX_CHARACTERS = 20_000
 """Question and answer together; longer records are whole documents, not answers. Tokens are cut in ``encode``."""
 
+NO_GROUP = "q-"
+"""Begins the group that a record without one is given."""
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -88,7 +91,7 @@ def _record(raw: Raw, name: str, record_id: str) -> QARecord:
         kind=raw.kind or "qa",
         specialty=raw.specialty or "general",
         source=raw.source or name,
-        group=raw.group or "q-" + _digest(_folded(raw.question).casefold()),
+        group=raw.group or NO_GROUP + _digest(_folded(raw.question).casefold()),
         split=raw.split,
     )
 

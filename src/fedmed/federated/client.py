@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedmed.config.schema import FedMedConfig, ModelSection
+from fedmed.data.clean import NO_GROUP
 from fedmed.errors import ConfigError, DataFormatError, EmptyDataError, ModelError
 from fedmed.federated.algorithms import get_algorithm
 from fedmed.federated.server import NO_METRICS
@@ -157,7 +158,8 @@ def _train_rows(name: str, data: Iterable[Mapping[str, Any]]) -> list[dict[str, 
                 f"row {index} of '{name}' has no question and answer text", "load the data with load_medical_dataset"
             )
         if row.get("split", "train") != "test":
-            rows.append({"question": row["question"], "answer": row["answer"], "group": str(row.get("group") or "q-")})
+            group = str(row.get("group") or NO_GROUP)
+            rows.append({"question": row["question"], "answer": row["answer"], "group": group})
     if not rows:
         raise EmptyDataError(f"'{name}' has no training records", "give it more data or fewer hospitals")
     return rows

@@ -21,7 +21,6 @@ from fedmed.privacy.accountant import solve_sigma
 from fedmed.privacy.discrete_gaussian import Source
 from fedmed.privacy.hospital_dp import SCALE, HospitalDp, add_share, clip_to_integers, shares_event
 from fedmed.privacy.ledger import Budget, Ledger
-from fedmed.privacy.spending import charge_anew
 from fedmed.types import Payload
 
 _EXACT = 2**24  # whole numbers up to here are float32 numbers
@@ -63,11 +62,11 @@ class NoiseShares:
         self.noise = HospitalDp(settings.clip, sigma, min_replies, settings.colluding, scale)
 
     def _least(self, ledger: Ledger, rounds: int) -> float:
-        before = [entry.event for entry in ledger.entries() if entry.event.unit == "hospital"]
         try:
             return solve_sigma(
-                self.budget.epsilon, self.budget.delta, 1.0, max(1, rounds), noise="discrete", before=before
-            )
+                self.budget.epsilon, self.budget.delta, 1.0, max(1, rounds), noise="discrete",
+                before=ledger.events("hospital"),
+            )  # fmt: skip
         except AccountingError as error:
             raise BudgetError(
                 f"the privacy budget of '{ledger.hospital}' as a hospital, ε {self.budget.epsilon:g} at δ"
@@ -83,7 +82,7 @@ class NoiseShares:
         """
         numbers = sum(array.size for array in payload.arrays.values())
         event = shares_event(self.noise, numbers)
-        charge_anew(self._ledgers[payload.hospital], self._run_id, payload.round, event, self.budget)
+        self._ledgers[payload.hospital].charge(self._run_id, payload.round, None, event, self.budget)
         noised = add_share(clip_to_integers(payload.arrays, self.noise), self.noise, self._source).arrays
         if any(array.size and int(np.max(np.abs(array))) > _EXACT for array in noised.values()):
             raise UpdateRejectedError("its noise is longer than float32 holds without loss, which chance never brings")

@@ -141,7 +141,6 @@ class _Run:
             use_threads(self.config.training)
             with self.clock.phase("load"):
                 train, scorer = self._prepare()
-                self._prepare_training()
             self._write_status("running")
             with self.clock.phase("baseline_eval"):
                 base, few_shot = self._baseline(scorer)
@@ -196,6 +195,7 @@ class _Run:
                     "raise model.max_length, or choose another federated.split",
                 )
         scorer = Scorer(self.model, self.tokenizer, records, self.config)
+        self._prepare_training()
         # Only now: a run that cannot start leaves the last split in its place.
         with folder_lock(PROCESSED.parent, wait=True):  # two runs may write their shares at the same moment
             shown_alpha = federated.dirichlet_alpha if federated.split == "dirichlet" else None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmed.config.load import load_config, read_run_config
-from fedmed.config.schema import AuditSection, FedMedConfig
+from fedmed.config.schema import FedMedConfig
 from fedmed.errors import GateError, RunNotFoundError
 from fedmed.evaluation.attacks.audit import AuditLimits, limits_passed
 from fedmed.evaluation.attacks.canaries import left_out_records
@@ -55,7 +55,7 @@ def audit_run(path: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if not folder.adapter.is_dir():
         raise RunNotFoundError(f"{path} has no shared adapter", "audit a run whose method is not personal")
     config = read_run_config(folder.config_file)
-    limits = _limits(config.privacy.audit, overrides)
+    limits = load_config(None, [folder.config_file], overrides).privacy.audit
     with track("reading records"):
         records = run_records(config)
     with track("loading the model"):
@@ -104,13 +104,6 @@ def check_gate(found: Mapping[str, Any]) -> None:
             + "; ".join(found["beyond"]),
             "train with privacy.example.epsilon set, or lower; limits are privacy.audit.max_…",
         )
-
-
-def _limits(of_run: AuditSection, overrides: Sequence[str]) -> AuditSection:
-    """The run's own limits, those given now on top."""
-    given = load_config(None, (), overrides).privacy.audit
-    asked = {override.split("=")[0].strip().rpartition(".")[2] for override in overrides}
-    return of_run.model_copy(update={name: value for name, value in given if name in asked})
 
 
 def _sides(records: RunRecords, most: int, seed: int) -> tuple[Records, Records]:

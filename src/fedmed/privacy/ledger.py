@@ -88,6 +88,9 @@ class _Content:
     def head(self) -> str:
         return self.hashes[-1]
 
+    def events(self, unit: Unit) -> list[Event]:
+        return [entry.event for entry in self.entries if entry.event.unit == unit]
+
 
 class Ledger:
     """A hospital's ledger. ``open`` to charge, ``read`` to look; each call sees what other processes have charged.
@@ -139,6 +142,10 @@ class Ledger:
     def entries(self) -> tuple[Entry, ...]:
         """All charges, oldest first."""
         return self._content().entries
+
+    def events(self, unit: Unit) -> list[Event]:
+        """All that was charged on one unit, oldest first."""
+        return self._content().events(unit)
 
     def units(self) -> tuple[Unit, ...]:
         """The units that anything was spent on."""
@@ -250,8 +257,7 @@ class Ledger:
 
     def _check_budget(self, content: _Content, wanted: Entry) -> None:
         budget, unit = wanted.budget, wanted.event.unit
-        past = [entry.event for entry in content.entries if entry.event.unit == unit]
-        if fits([*past, wanted.event], budget.epsilon, budget.delta):
+        if fits([*content.events(unit), wanted.event], budget.epsilon, budget.delta):
             return
         after = self._total(content, (wanted.event,), budget.delta, unit).epsilon
         before = self._total(content, (), budget.delta, unit).epsilon
@@ -264,8 +270,7 @@ class Ledger:
         )
 
     def _total(self, content: _Content, more: Sequence[Event], delta: float, unit: Unit) -> Spent:
-        events = [entry.event for entry in content.entries if entry.event.unit == unit]
-        return epsilon([*events, *more], delta)
+        return epsilon([*content.events(unit), *more], delta)
 
     def _content(self) -> _Content:
         """The newest state, without a lock: what an intent announces counts as spent."""

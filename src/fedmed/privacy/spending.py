@@ -1,4 +1,4 @@
-"""A run's ledgers: opened together, charged round by round, compared with checkpoints. ledger -> HERE -> training."""
+"""A run's ledgers: opened together, compared with checkpoints, summed up. ledger -> HERE -> training, federated."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fedmed.config.schema import PrivacySection
 from fedmed.errors import ConfigError
-from fedmed.privacy.accountant import Event, Spent, Unit
-from fedmed.privacy.ledger import Budget, Entry, Ledger
+from fedmed.privacy.accountant import Spent, Unit
+from fedmed.privacy.ledger import Ledger
 
 
 def open_ledgers(privacy: PrivacySection, hospitals: Iterable[str], otherwise: Path | None = None) -> dict[str, Ledger]:
@@ -31,17 +31,6 @@ def open_ledgers(privacy: PrivacySection, hospitals: Iterable[str], otherwise: P
             "name a folder with privacy.ledgers",
         )
     return {name: Ledger.open(folder / f"{name}.jsonl", name) for name in hospitals}
-
-
-def charge_anew(ledger: Ledger, run_id: str, round: int, event: Event, budget: Budget) -> Entry:
-    """Charge a result that is about to be computed, as another attempt if the round was charged before.
-
-    A round that a killed run had charged is computed again with other noise, so it costs again.
-
-    Raises:
-        What ``Ledger.charge`` raises.
-    """
-    return ledger.charge(run_id, round, None, event, budget)
 
 
 def check_heads(ledgers: Mapping[str, Ledger], heads: Mapping[str, str]) -> None:

@@ -39,11 +39,10 @@ from fedmed.privacy.accountant import Event, SampledGaussian, solve_sigma
 from fedmed.privacy.discrete_gaussian import SeededSource, Source, SystemSource
 from fedmed.privacy.gaussian import gaussian, uniform
 from fedmed.privacy.ledger import Budget, Ledger
-from fedmed.privacy.spending import charge_anew
 from fedmed.training.compiling import compiled
 from fedmed.training.engine import TOKENS_PER_PASS, Engine, Part, count_answers, count_tokens, fits
 from fedmed.training.plain import OnStep, use_threads
-from fedmed.training.stepper import StepResult, not_finite, train_metrics
+from fedmed.training.stepper import AdapterOptimizer, StepResult, not_finite, train_metrics
 from fedmed.training.steps import learning_rate
 from fedmed.types import AdapterState, LocalJob, LocalResult
 from fedmed.utils.random_streams import stream_seed
@@ -210,8 +209,8 @@ class DpTrainer:
                 f" {budget.epsilon:g} at δ {budget.delta:g}",
                 "raise privacy.example.epsilon, or train no more on these records",
             )
-        before = [entry.event for entry in ledger.entries() if entry.event.unit == self._example.unit]
         try:
+            before = ledger.events(self._example.unit)
             plan = plan_noise(len(self._units[hospital]), self._training, self._example, rounds, before)
         except AccountingError as error:
             raise BudgetError(
@@ -232,7 +231,8 @@ class DpTrainer:
     def _charge(self, job: LocalJob) -> None:
         if self._example.noise_seed is not None:
             return  # no epsilon is claimed for it
-        charge_anew(self._ledgers[job.hospital], self._run_id, job.round, self.plans[job.hospital].event, self.budget)
+        # Trained again after a kill, a round has other noise: another attempt, charged again.
+        self._ledgers[job.hospital].charge(self._run_id, job.round, None, self.plans[job.hospital].event, self.budget)
 
     def _train(self, job: LocalJob) -> LocalResult:
         started = time.perf_counter()
@@ -242,8 +242,10 @@ class DpTrainer:
         engine = Engine(self._model, self._training)
         adapter = HospitalAdapter(job.start, job.trainable, engine.device)
         start = adapter.flat.detach().clone()
-        kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[self._example.optimizer]
-        optimizer = kind([adapter.flat], lr=self._training.learning_rate, weight_decay=self._training.weight_decay)
+        whole = self._training.model_copy(update={"max_grad_norm": None})  # each unit's gradient is clipped already
+        optimizer = AdapterOptimizer(
+            [adapter.flat], whole, proximal_mu=job.proximal_mu, sgd=self._example.optimizer == "sgd"
+        )
         results = []
         for number in range(plan.steps):
             where = f"{job.hospital}, round {job.round}, step {number + 1}"
@@ -251,14 +253,11 @@ class DpTrainer:
             noisy = NoisySum(adapter.flat.numel(), self._example.clip, plan.sigma, source, engine.device)
             result = add_gradients(engine, adapter, drawn, noisy.add)
             adapter.flat.grad = noisy.close().div_(plan.batch).float()
-            if job.proximal_mu:  # FedProx's pull looks at no record
-                adapter.flat.grad.add_(adapter.flat.detach() - start, alpha=job.proximal_mu)
+            optimizer.prepare(where)
             rate = learning_rate(
                 self._training, step=number, steps=plan.steps, round_number=job.round, rounds=job.rounds
             )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
+            optimizer.step(rate)
             # Only what has noise in it may stop a run: that one record's gradient overflows is nobody's business.
             if not bool(torch.isfinite(adapter.flat).all()):
                 raise not_finite("adapter", math.nan, where)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedmed.config.load import default_config
 from fedmed.config.schema import FedMedConfig
+from fedmed.data.clean import NO_GROUP
 from fedmed.data.token_cache import cached_rows
 from fedmed.errors import EmptyDataError, TrainingError
 from fedmed.model.adapter import get_adapter_state, save_adapter, set_adapter_state
@@ -76,7 +77,7 @@ def train_local(
     if report.dropped and not rows:
         raise EmptyDataError(f"all {report.dropped} training records are over-long", "raise model.max_length")
     trainer = make_trainer(
-        model, {name: rows}, config, groups={name: [str(row.get("group") or "q-") for row in records]},
+        model, {name: rows}, config, groups={name: [str(row.get("group") or NO_GROUP) for row in records]},
         ledgers=open_ledgers(config.privacy, [name]), rounds_left=1, on_step=on_step,
     )  # fmt: skip
     job = LocalJob(name, round=1, rounds=1, seed=config.federated.seed, start=get_adapter_state(model))

@@ -74,13 +74,14 @@ def not_finite(what: str, value: float, where: str) -> NonFiniteLossError:
 
 
 class AdapterOptimizer:
-    """A fresh AdamW over one adapter, with FedProx's pull to the start and clipping.
+    """A fresh AdamW, or SGD, over one adapter, with FedProx's pull to the start and clipping.
 
     Args:
         parameters: all that trains of the adapter.
         config: rate, weight decay, clipping.
         proximal_mu: FedProx's mu, pulling towards the parameters as they are now.
         fused: PyTorch's one-kernel AdamW.
+        sgd: plain steps along the gradient in place of AdamW's.
     """
 
     def __init__(
@@ -90,14 +91,14 @@ class AdapterOptimizer:
         *,
         proximal_mu: float = 0.0,
         fused: bool = True,
+        sgd: bool = False,
     ) -> None:
         self._parameters = parameters
         self._limit = config.max_grad_norm if config.max_grad_norm is not None else math.inf
         self._mu = proximal_mu
         self._anchor = [parameter.detach().clone() for parameter in parameters] if proximal_mu else []
-        self._optimizer = torch.optim.AdamW(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused
-        )
+        kind = torch.optim.SGD if sgd else torch.optim.AdamW
+        self._optimizer = kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
 
     def prepare(self, where: str) -> None:
         """Finish the gradient: pull, check, clip. Nothing has moved when this raises NonFiniteLossError."""

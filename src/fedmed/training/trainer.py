@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedmed.config.schema import FedMedConfig
+from fedmed.data.clean import NO_GROUP
 from fedmed.data.encode import EncodedRow
 from fedmed.errors import DataFormatError
 from fedmed.privacy.ledger import Ledger
 from fedmed.training.dp_sgd import DpTrainer, Units
 from fedmed.training.engine import EngineTrainer
 from fedmed.training.plain import OnStep
-
-NO_GROUP = "q-"
-"""Begins the group of a record that brought none; see ``data.clean``."""
 
 
 def make_trainer(
