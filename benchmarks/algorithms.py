@@ -1,8 +1,9 @@
 """Every federated method on the same rows: ``make bench-algorithms`` -> benchmarks/results/algorithms.json.
 
 Work: Gemma 3 270M, 4 hospitals by specialty, 4 rounds x 2 steps x 4 rows of the embedded ontology. Each method gets the
-learning rate that is best on one half of the held-out records, by one rule for all; the other half is reported. Then
-three seeds of the best ones, and, where its file is there, MedQuAD with its nine sources as nine hospitals.
+learning rate that is best on one half of the held-out records, by one rule for all; the other half is reported. FedAvg
+also takes the same tokens in 16 rounds of one step. Then three seeds of the best ones, and, where its file is there,
+MedQuAD with its nine sources as nine hospitals.
 
 ``gain_share`` is the part of central training's gain that a method keeps: (base - loss) / (base - central), central
 being the better of the same steps and of as many times the steps as there are hospitals. Finished runs are kept.
@@ -24,7 +25,9 @@ from fedmed.federated.algorithms import ALGORITHMS, get_algorithm
 
 MEDQUAD = ROOT.parent / "shared" / "data" / "medquad.jsonl.gz"
 RANKS = "16,8,8,4"
+OFTEN = 4
 BEST = 3
+GRID = (1e-3, 2e-3)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Method:
     variant: str = ""
     more: tuple[str, ...] = ()
     kind: str = lab.FEDERATED
+    often: bool = False  # ``OFTEN`` times the rounds, each with a step of half the rows: the same tokens
 
     @property
     def label(self) -> str:
@@ -46,7 +50,12 @@ VARIANTS: Mapping[str, tuple[Method, ...]] = {
     "fedsb": tuple(Method("fedsb", name, (f"federated.fedsb_factors={name}",)) for name in ("public", "weights")),
 }
 MIXED = tuple(Method(name, f"ranks {RANKS}", (f"federated.ranks=[{RANKS}]",)) for name in ("fedavg", "sketch"))
-METHODS = (*(method for name in ALGORITHMS for method in VARIANTS.get(name, (Method(name),))), *MIXED)
+INT4 = ("federated.wire.up=int4", "federated.wire.down=int4")
+FREQUENT = (
+    Method("fedavg", f"{OFTEN} x the rounds", often=True),
+    Method("fedavg", f"{OFTEN} x the rounds, int4", INT4, often=True),
+)
+METHODS = (*(method for name in ALGORITHMS for method in VARIANTS.get(name, (Method(name),))), *FREQUENT, *MIXED)
 CENTRAL = Method("central", "same steps", kind=lab.CENTRAL)
 CENTRAL_MANY = Method("central", "a step a hospital", kind=lab.CENTRAL_MANY)
 LOCAL = Method("local", kind=lab.LOCAL)
@@ -68,7 +77,10 @@ class Part:
 
     def config(self, method: Method, seed: int, rate: float) -> FedMedConfig:
         named = () if method.kind != lab.FEDERATED else (f"federated.algorithm={method.algorithm}", *method.more)
-        return lab.bench_config(self.model, self.size, rate=rate, seed=seed, more=(*self.more, *named))
+        size = self.size
+        if method.often:
+            size = replace(size, rounds=size.rounds * OFTEN, steps=1, rows=size.rows * size.steps // OFTEN)
+        return lab.bench_config(self.model, size, rate=rate, seed=seed, more=(*self.more, *named))
 
     def run(self, method: Method, seed: int, rate: float) -> dict[str, Any]:
         """Measure one run, or read it."""
@@ -76,7 +88,7 @@ class Part:
 
     def row(self, method: Method, seed: int, rate: float | None, found: Mapping[str, Any]) -> dict[str, Any]:
         """One line of the result, without its shares of the gain."""
-        config = self.config(method, seed, rate or lab.GRID[0])
+        config = self.config(method, seed, rate or GRID[0])
         traits = get_algorithm(config.federated).traits if method.kind == lab.FEDERATED else None
         return {
             "algorithm": method.algorithm, "variant": method.variant, "dataset": self.dataset,
@@ -138,7 +150,7 @@ def again(
     part: Part, seed: int, methods: Sequence[Method], choices: Mapping[Method, lab.Choice]
 ) -> list[dict[str, Any]]:
     """Some methods at rates that are already chosen."""
-    rows = [part.row(BASE, seed, None, part.run(BASE, seed, lab.GRID[0]))]
+    rows = [part.row(BASE, seed, None, part.run(BASE, seed, GRID[0]))]
     rows += [
         part.row(method, seed, choices[method].rate, part.run(method, seed, choices[method].rate)) for method in methods
     ]
@@ -151,11 +163,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     size = lab.Size(hospitals=4, rounds=4, steps=2, rows=4)
     nine = lab.Size(hospitals=9, rounds=2, steps=2, rows=2, records=4)
-    grid, highest, seeds = lab.GRID, lab.HIGHEST_RATE, (17, 18, 19)
+    grid, highest, seeds = GRID, lab.HIGHEST_RATE, (17, 18, 19)
     if args.quick:
         grid, highest, seeds = (2e-3, 4e-3), 4e-3, (17, 18)
-        size = replace(size, rounds=2, steps=1, rows=2, records=4, more=("training.dataset.max_samples=2000",))
-        nine = replace(nine, rounds=1, steps=1, records=4)
+        size = replace(size, rounds=2, rows=2, records=4, more=("training.dataset.max_samples=2000",))
+        nine = replace(nine, rounds=1)
     has_medquad = args.medquad.is_file()
     planned = (len(METHODS) + 3) * len(grid) + 2 + (len(seeds) - 1) * (BEST + 4) + has_medquad * (BEST + 4)
     kept = Kept(args.cache, planned)

@@ -33,8 +33,9 @@ from fedmed.types import LocalJob
 
 METHODS = ("fedavg", "ffa", "fedsb")
 EPSILONS = (16.0, 8.0, 3.0, 1.0)
+NOISY_GRID, NOISY_HIGHEST = (8e-3, 1.6e-2), 3.2e-2  # noise is averaged over coordinates: longer steps pay
 TUNED_AT = 8.0
-PAIRS = 3
+PAIRS = 5
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,10 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, help="some of the curves")
     args = parser.parse_args(argv)
     size = lab.Size(hospitals=4, rounds=2, steps=3, rows=16, more=("federated.split=iid",))
-    grid = lab.GRID
     if args.quick:
         size = replace(size, rounds=2, rows=4, records=4, more=(*size.more, "training.dataset.max_samples=2000"))
-    kept = Kept(args.cache, len(args.methods) * (2 * len(grid) + len(EPSILONS) - 1) + 4)
+    kept = Kept(args.cache, len(args.methods) * (2 * len(lab.GRID) + len(EPSILONS) + 1) + 4)
 
     def config(method: str, rate: float, epsilon: float | None) -> FedMedConfig:
         noise = () if epsilon is None else (f"privacy.example.epsilon={epsilon}",)
@@ -56,14 +56,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         label = f"{method}, {'no noise' if epsilon is None else f'ε {epsilon:g}'}"
         return lab.measured(kept, label, lab.FEDERATED, config(method, rate, epsilon))
 
-    base = lab.measured(kept, "base", lab.BASE, config("fedavg", grid[0], None))["loss"]
+    base = lab.measured(kept, "base", lab.BASE, config("fedavg", lab.GRID[0], None))["loss"]
     curve = []
     for method in args.methods:
         chosen: dict[float | None, lab.Choice] = {
             epsilon: lab.choose_rate(
                 lambda rate, e=epsilon, m=method: run(m, rate, e),  # type: ignore[misc]
-                grid,
-                lab.HIGHEST_RATE,
+                lab.GRID if epsilon is None else NOISY_GRID,
+                lab.HIGHEST_RATE if epsilon is None else NOISY_HIGHEST,
             )
             for epsilon in (None, TUNED_AT)
         }
@@ -78,15 +78,21 @@ def main(argv: Sequence[str] | None = None) -> None:
                 }
             )  # fmt: skip
     with_shares(curve, base)
+    noisy, plain = (one_step(config("fedavg", 4e-3, epsilon)) for epsilon in (TUNED_AT, None))
+    pairs = 1 if args.quick else PAIRS
     timed = kept.get(
-        "time of a token, with noise and without", {"kind": "dp_time", "config": config("fedavg", 4e-3, 8.0).as_dict()},
-        lambda: time_ratio(config("fedavg", 4e-3, 8.0), config("fedavg", 4e-3, None), 1 if args.quick else PAIRS),
-    )  # fmt: skip
-    audits = {
-        name: kept.get(f"audit of a run {name.replace('_', ' ')}", {"kind": "audit", "model": args.model, "more": more,
-                       "quick": args.quick}, lambda more=more: attacked(args.model, more, args.quick))
-        for name, more in (("without_noise", ()), ("with_noise", ("privacy.example.epsilon=8.0",)))
-    }  # fmt: skip
+        "time of a token, with noise and without",
+        {"kind": "dp_time", "config": noisy.as_dict(), "pairs": pairs},
+        lambda: time_ratio(noisy, plain, pairs),
+    )
+    audits = {}
+    for name, more in (("without_noise", ()), ("with_noise", (f"privacy.example.epsilon={TUNED_AT}",))):
+        aimed = audited_config(args.model, more, args.quick)
+        audits[name] = kept.get(
+            f"audit of a run {name.replace('_', ' ')}",
+            {"kind": "audit", "config": aimed.as_dict()},
+            lambda aimed=aimed: attacked(aimed),  # type: ignore[misc]
+        )
     write_result(
         args.out,
         {
@@ -107,6 +113,10 @@ def with_shares(curve: list[dict[str, Any]], base: float) -> None:
         row["gain_share_own"] = (base - loss) / (base - own) if loss is not None and own is not None else None
 
 
+def one_step(config: FedMedConfig) -> FedMedConfig:
+    return config.model_copy(update={"training": config.training.model_copy(update={"max_steps": 1})})
+
+
 def time_ratio(noisy: FedMedConfig, plain: FedMedConfig, pairs: int) -> dict[str, Any]:
     """Median seconds a token of one round of all hospitals, with noise and without, taken in turns."""
     here = lab.ground(plain)
@@ -114,7 +124,7 @@ def time_ratio(noisy: FedMedConfig, plain: FedMedConfig, pairs: int) -> dict[str
     for pair in range(pairs + 1):
         for name, config in (("with", noisy), ("without", plain)):
             with lab.trainer_of(config, here.rows) as trainer:
-                jobs = [LocalJob(hospital, pair + 1, 8, 17, here.start) for hospital in here.rows]
+                jobs = [LocalJob(hospital, pair + 1, pairs + 1, 17, here.start) for hospital in here.rows]
                 started = time.perf_counter()
                 tokens = sum(result.metrics.tokens for result in trainer.run(jobs))
                 if pair:  # the first of each warms up
@@ -127,21 +137,25 @@ def time_ratio(noisy: FedMedConfig, plain: FedMedConfig, pairs: int) -> dict[str
     }
 
 
-def attacked(model: str, more: Sequence[str], quick: bool) -> dict[str, Any]:
-    """Train on few records with canaries among them, several passes, then attack; counts and shares, no words."""
-    config = load_config(
+def audited_config(model: str, more: Sequence[str], quick: bool) -> FedMedConfig:
+    """Few records with canaries among them, several passes."""
+    return load_config(
         None,
         (),
         [
-            f"model.name={model}", "training.dataset.max_samples=1000", "training.dataset.test_fraction=0.4",
+            f"model.name={model}", "training.dataset.max_samples=500", "training.dataset.test_fraction=0.4",
             "training.batch_size=16", "training.gradient_accumulation_steps=1", "training.epochs=1",
-            "training.learning_rate=0.004", "training.lr_scheduler=constant", f"federated.rounds={1 if quick else 3}",
+            "training.learning_rate=0.004", "training.lr_scheduler=constant", f"federated.rounds={1 if quick else 4}",
             "training.evaluation.max_records_per_hospital=8", "training.evaluation.few_shot=0",
             "training.evaluation.multiple_choice_items=0", "training.evaluation.generated_answers=0",
-            "training.evaluation.sample_answers=0", f"privacy.audit.canaries={16 if quick else 80}",
-            "privacy.audit.copies=2", "privacy.audit.records=400", *more,
+            "training.evaluation.sample_answers=0", f"privacy.audit.canaries={16 if quick else 40}",
+            "privacy.audit.copies=2", "privacy.audit.records=200", *more,
         ],
     )  # fmt: skip
+
+
+def attacked(config: FedMedConfig) -> dict[str, Any]:
+    """Train, then attack; counts and shares, no words."""
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         outcome = run_federation(config, out=Path("out"))
         found = audit_run(Path("out"))

@@ -191,7 +191,7 @@ def test_a_probe_that_fails_says_why_in_the_log_and_where_at_debug_level(tiny_ll
     def other(*_):
         raise AttributeError("'Odd' object has no attribute 'layers'\nmore")
 
-    monkeypatch.setattr("fedmed.training.engine._body_and_head", other)
+    monkeypatch.setattr("fedmed.training.engine.body_and_head", other)
     model = setup_lora(tiny_llama[0])
     with caplog.at_level("DEBUG", logger="fedmed.training.engine"):
         assert not fits(model)

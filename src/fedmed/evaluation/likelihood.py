@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from fedmed.data.encode import EncodedRow
 from fedmed.errors import DataFormatError
-from fedmed.model.packing import group_by_tokens, pack_rows, packs, token_losses
+from fedmed.model.frozen_linear import fast_products
+from fedmed.model.packing import answer_losses, group_by_tokens, pack_rows, packs
 
 OnRows: TypeAlias = Callable[[int], None]
 
@@ -98,7 +99,7 @@ def score_rows(
         if not 0 < row.prompt_length < len(row.input_ids):
             raise DataFormatError(f"row {index} has no prompt token or no answer token", "check the prompt template")
     sums = np.zeros((len(rows), 2), dtype=np.float64)  # all answer tokens; the last one
-    with evaluating(model):
+    with evaluating(model), fast_products(model):
         if prefix and packed:
             order = sorted(range(len(rows)), key=lambda i: len(rows[i].input_ids))
             cache = model(input_ids=_on(model, [list(prefix)]), use_cache=True, logits_to_keep=1).past_key_values
@@ -164,7 +165,7 @@ def _padded_batches(rows: Sequence[EncodedRow], order: Sequence[int], limit: int
 
 def _packed(model: torch.nn.Module, rows: Sequence[EncodedRow]) -> NDArray[np.float64]:
     packed = pack_rows([(row.input_ids, row.prompt_length) for row in rows], next(model.parameters()).device)
-    return _per_row(token_losses(model, packed), [len(row.input_ids) - row.prompt_length for row in rows])
+    return _per_row(answer_losses(model, packed), [len(row.input_ids) - row.prompt_length for row in rows])
 
 
 def _after_prefix(

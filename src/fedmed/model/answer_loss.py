@@ -19,6 +19,13 @@ CHUNK = 4096
 """Words of the vocabulary at a time: with a few hundred answer tokens a slice stays in a processor's cache."""
 
 
+def body_and_head(model: Any) -> tuple[Any, Any, float | None]:
+    """The transformer without its output layer, the output layer, and its softcap, of a bare model or PEFT's."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    softcap: float | None = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
+    return getattr(causal, causal.base_model_prefix), causal.get_output_embeddings(), softcap
+
+
 def answer_nll(
     hidden: torch.Tensor,
     head: torch.Tensor,

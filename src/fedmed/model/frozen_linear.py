@@ -9,7 +9,9 @@ Shapes: T = rows, k = width in, n = width out.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -71,3 +73,26 @@ def frozen_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
         x = x.to(dtype)
     y: torch.Tensor = _FrozenLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], weight.shape[0])
+
+
+@contextlib.contextmanager
+def fast_products(model: torch.nn.Module) -> Iterator[None]:
+    """Inside the block every frozen plain linear layer of ``model`` is a ``frozen_linear``.
+
+    Layers that train, and those that multiply in a way of their own (quantised ones), are left alone.
+    """
+    layers: list[Any] = [
+        module for module in model.modules() if type(module) is torch.nn.Linear and not module.weight.requires_grad
+    ]
+    patched = [layer for layer in layers if "forward" not in vars(layer)]  # an outer block's stay its own
+    for layer in patched:
+        layer.forward = _forward_of(layer)
+    try:
+        yield
+    finally:
+        for layer in patched:
+            del layer.forward  # the class's own comes back
+
+
+def _forward_of(layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: frozen_linear(x, layer.weight, layer.bias)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from fedmed.model.adapter import adapted_layers, adapter_parameters, scale_of
-from fedmed.model.frozen_linear import frozen_linear
+from fedmed.model.frozen_linear import fast_products
 from fedmed.types import CORE, AdapterState
 
 _ADAPTER = "default"
@@ -154,42 +154,23 @@ def why_not(model: Any) -> str | None:
 @contextlib.contextmanager
 def installed(model: Any, current: Pass) -> Iterator[None]:
     """Patch ``model`` for the block; ``current`` may be given other segments between two passes."""
-    changed: list[Any] = []
     adapted = adapted_layers(model)
-    inside = {id(module) for layer in adapted.values() for module in layer.modules()}
-    try:
-        for name, layer in adapted.items():
-            changed.append(_patch(layer, _adapted_forward(layer, name, current)))
-        for module in model.modules():
-            if type(module) is torch.nn.Linear and id(module) not in inside and not module.weight.requires_grad:
-                changed.append(_patch(module, _frozen_forward(module)))
-        yield
-    finally:
-        for module in changed:
-            del module.forward  # the class's own comes back
-
-
-def _patch(module: Any, forward: Callable[..., torch.Tensor]) -> Any:
-    module.forward = forward
-    return module
+    with fast_products(model):
+        try:
+            for name, layer in adapted.items():
+                layer.forward = _adapted_forward(layer, name, current)
+            yield
+        finally:
+            for layer in adapted.values():
+                vars(layer).pop("forward", None)  # the class's own comes back
 
 
 def _is_plain(layer: Any) -> bool:
     return isinstance(layer.get_base_layer(), torch.nn.Linear)  # bitsandbytes' 4-bit layer is a subclass
 
 
-def _base_product(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A quantised layer multiplies in its own way; a plain one in ours."""
-    base = layer.get_base_layer()
-    return _frozen_forward(base) if type(base) is torch.nn.Linear else base
-
-
-def _frozen_forward(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda x: frozen_linear(x, module.weight, module.bias)
-
-
 def _adapted_forward(layer: Any, name: str, current: Pass) -> Callable[..., torch.Tensor]:
-    base = _base_product(layer)
+    base = layer.get_base_layer()
     scale = scale_of(layer)
     keys = (f"{name}.lora_A.weight", f"{name}.lora_B.weight")
 

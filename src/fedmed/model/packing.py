@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from fedmed.model.answer_loss import answer_nll, body_and_head
 from fedmed.utils.logger import get_logger
 
 log = get_logger(__name__)
@@ -86,6 +87,38 @@ def token_losses(model: Any, packed: PackedRows) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(answer_logits(model, packed), packed.targets, reduction="none")
 
 
+def answer_losses(model: Any, packed: PackedRows) -> torch.Tensor:
+    """The same without a gradient, and without logits where the output layer is no more than a product.
+
+    Call it inside ``torch.no_grad``. Whether it is, is measured once on two short rows, then remembered: models that
+    scale their logits, or hold another layout, are scored with whole logits.
+    """
+    known = getattr(model, "fedmed_plain_head", None)
+    if known is None:
+        known = model.fedmed_plain_head = _has_plain_head(model)
+    return _without_logits(model, packed) if known else token_losses(model, packed)
+
+
+def _without_logits(model: Any, packed: PackedRows) -> torch.Tensor:
+    body, head, softcap = body_and_head(model)
+    hidden = body(input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False).last_hidden_state[0]
+    return answer_nll(hidden[packed.keep], head.weight, packed.targets, bias=head.bias, softcap=softcap)
+
+
+def _has_plain_head(model: Any) -> bool:
+    rows = pack_rows(PROBE_ROWS, next(model.parameters()).device)
+    try:
+        found = _without_logits(model, rows)
+    except (AttributeError, TypeError, ValueError, KeyError, NotImplementedError):
+        log.debug("the output layer's probe failed", exc_info=True)  # on our own rows: no record in it
+        return False
+    return bool(torch.allclose(found, token_losses(model, rows), atol=_tolerance(model)))
+
+
+def _tolerance(model: Any) -> float:
+    return 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1
+
+
 def losses_apart(model: Any, rows: Sequence[Row]) -> torch.Tensor:
     """Cross-entropy [A] of each answer token, every row in a pass of its own; no gradient, no dropout."""
     return _losses(model, [[row] for row in rows])
@@ -109,10 +142,9 @@ def packs(model: Any) -> bool:
     """
     known = getattr(model, "fedmed_packs", None)
     if known is None:
-        tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1
         together = _losses(model, [PROBE_ROWS])
         apart = losses_apart(model, PROBE_ROWS)
-        known = model.fedmed_packs = bool(torch.allclose(together, apart, atol=tolerance))
+        known = model.fedmed_packs = bool(torch.allclose(together, apart, atol=_tolerance(model)))
         if not known:
             log.warning("this model cannot hold several rows in one pass: rows go one by one, which is slower")
     return bool(known)

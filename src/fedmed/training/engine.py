@@ -27,7 +27,7 @@ from fedmed.config.schema import TrainingSection
 from fedmed.data.encode import EncodedRow
 from fedmed.errors import NonFiniteLossError, TrainingError
 from fedmed.model.adapter import get_adapter_state
-from fedmed.model.answer_loss import answer_loss
+from fedmed.model.answer_loss import answer_loss, body_and_head
 from fedmed.model.folding import folded
 from fedmed.model.hardware import give_back_free_memory
 from fedmed.model.packed_attention import layout, rows_apart
@@ -166,8 +166,7 @@ class Engine:
         self.model = model
         self.config = config
         self.device = _device(model)
-        self.body, self.head = _body_and_head(model)
-        self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        self.body, self.head, self.softcap = body_and_head(model)
         self.loss = answer_loss  # the planner watches it
         use_checkpointing(model, config.gradient_checkpointing)
         self.compiled = compiled_parts(model, config.compile)
@@ -326,9 +325,3 @@ def count_answers(rows: Sequence[EncodedRow]) -> int:
 def _device(model: Any) -> torch.device:
     device: torch.device = model.get_input_embeddings().weight.device
     return device
-
-
-def _body_and_head(model: Any) -> tuple[Any, Any]:
-    """The transformer without its output layer, and the output layer."""
-    causal = model.get_base_model()
-    return getattr(causal, causal.base_model_prefix), causal.get_output_embeddings()
