@@ -233,7 +233,14 @@ def test_the_gate_fails_a_run_without_noise_on_canaries_and_passes_one_with_nois
     assert json.loads(written)["beyond"] == found["beyond"]
     assert "Beyond the limits" in Path("leaky/report.html").read_text()
     assert "sign of the lung" not in written  # counts and shares, never words
-    run_federation(settings(*LEAKY, "privacy.example.epsilon=2.0"), out=Path("noisy"))
+    chosen = [*TINY, *LEAKY, "privacy.example.epsilon=2.0"]
+    assert main(["run", "--out", "noisy", *(word for setting in chosen for word in ("--set", setting))]) == 0
+    printed = capsys.readouterr().out
+    assert "at δ 1e-05 for each record" in printed
+    assert "ledgers  noisy/ledgers" in printed
     assert main(["privacy", "audit", "noisy", "--gate"]) == 0
-    assert "all kept" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "(limit 0.8)" in printed
+    assert "with 95% confidence, claimed" in printed
+    assert "all kept" in printed
     assert main(["privacy", "audit", "leaky", "--gate"]) == 104

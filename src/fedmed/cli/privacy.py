@@ -152,8 +152,8 @@ def _print_plan(made: PrivacyPlan) -> None:
     shown = " / ".join("not counted" if value is None else f"{value:.3f}" for value in (pld, rdp))
     verdict = "within the budget" if made.fits else "OVER the budget"
     line(f"costs    ε {shown} by PLD / RDP, {verdict}")
-    table = Table(title="noise beside the longest signal there can be", title_justify="left")
-    for title in ("trained", "numbers", "one step", "all steps", "hospital hidden", "hospitals needed"):
+    table = Table(title="length of the noise / longest signal there can be", title_justify="left")
+    for title in ("trained", "numbers", "a step", "all steps", "a hospital hidden", "hospitals for 1 : 1"):
         table.add_column(title, justify="left" if title == "trained" else "right")
     for row in made.noise:
         table.add_row(
@@ -175,30 +175,45 @@ def _print_ledger(shown: dict[str, Any]) -> None:
     for row in shown["spent"]:
         line(
             f"{row['unit']:9}ε {row['epsilon']:.4g} (by {row['by'].upper()}) at δ {row['delta']:g} "
-            f"in {row['charges']} charges of {row['runs']} runs; "
-            f"{row['left']:.4g} left of {row['budget']:g}; sampling: {', '.join(row['sampling'])}"
+            f"in {_counted(row['charges'], 'charge')} of {_counted(row['runs'], 'run')}; "
+            f"{row['left']:.3f} left of {row['budget']:g}; sampling: {', '.join(row['sampling'])}"
         )
     if not shown["spent"]:
         line("nothing is spent")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _print_audit(found: dict[str, Any]) -> None:
     def line(text: str) -> None:
         console.print(text, highlight=False, markup=False)
 
-    audit, inversion = found["audit"], found["inversion"]
+    audit, inversion, limits = found["audit"], found["inversion"], found["limits"]
+
+    def limit(key: str, text: str) -> str:
+        return "" if limits[key] is None else f" (limit {text.format(limits[key])})"
+
     for name, key in (("by loss", "by_loss"), ("against the base", "by_ratio")):
         attack = audit[key]
+        hits = attack["at_1_percent"]
         line(
-            f"members  {name}: AUC {attack['auc']:.3f}, {attack['at_1_percent']['share']:.1%} found at 1 % false alarms"
+            f"members  {name}: AUC {attack['auc']:.3f}, {attack['auc_low']:.3f} to {attack['auc_high']:.3f}"
+            f"{limit('max_membership_auc', '{:g}')}; at 1 % false alarms {hits['share']:.1%} found, {hits['low']:.1%}"
+            f" to {hits['high']:.1%}{limit('max_tpr_at_1_percent_fpr', '{:.1%}')}"
         )
     if audit["exposure"]:
         told = audit["exposure"]
-        line(f"canaries exposure {told['mean']:.2f} bits, {told['chance']:.2f} by chance (p {told['p_value']:.2g})")
-        claimed = audit["claimed_epsilon"]
         line(
-            f"epsilon  at least {audit['epsilon']['epsilon']:.2f}, "
+            f"canaries exposure {told['mean']:.2f} bits, {told['chance']:.2f} by chance (p {told['p_value']:.2g})"
+            + limit("max_exposure_bits", "{:g} above chance")
+        )
+        claimed, proved = audit["claimed_epsilon"], audit["epsilon"]
+        line(
+            f"epsilon  at least {proved['epsilon']:.2f} with {proved['confidence']:.0%} confidence, "
             + ("none claimed" if claimed is None else f"claimed {claimed:.3f}")
+            + limit("max_epsilon_lower_bound", "{:g}")
         )
     else:
         line("canaries none in this run: train with privacy.audit.canaries=100 to bound epsilon from below")

@@ -100,7 +100,23 @@ def _print(folder: Path, summary: dict[str, Any]) -> None:
     adapter = "hospitals/*/adapter" if personal else "adapter"
     for what, where in (("adapter", adapter), ("report", "report.html"), ("summary", "summary.json")):
         console.print(f"{what:<8} {folder / where}", soft_wrap=True, highlight=False)
+    _print_privacy(folder, summary)
     seconds = summary["wall_s"]["total"]
     console.print(f"{'time':<8} {seconds:.0f} s, {summary['peak_rss_mb']:.0f} MB at most", highlight=False)
     whose = f"--hospital {summary['hospitals'][0]['name']} " if personal else ""
     console.print(f'Ask it:  fedmed ask {whose}"What is hypertrophic cardiomyopathy?"', highlight=False)
+
+
+def _print_privacy(folder: Path, summary: dict[str, Any]) -> None:
+    """What was spent, where it is written down and how to attack it; nothing where no noise was asked for."""
+    from fedmed.utils.console import out as console
+
+    privacy = summary["privacy"]
+    for level, unit in (("example", privacy["unit"]), ("hospital", "hospital")):
+        spent = privacy[f"{level}_epsilon"]
+        if spent is not None:
+            console.print(f"{'privacy':<8} ε {spent:.3f} at δ {privacy['delta']:g} for each {unit}", highlight=False)
+    if privacy["ledgers"]:
+        own = folder / "ledgers"
+        console.print(f"{'ledgers':<8} {own if own.is_dir() else privacy['ledgers']}", soft_wrap=True, highlight=False)
+        console.print(f"Attack it: fedmed privacy audit {folder}", soft_wrap=True, highlight=False)

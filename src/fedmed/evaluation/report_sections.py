@@ -252,12 +252,13 @@ def costs(summary: Json) -> str:
 
 def privacy(summary: Json) -> str:
     """Epsilons where there are any, and what they do not cover."""
+    values = part.table_of(summary, "privacy")
+    noised = any(part.number(values, f"{level}_epsilon") is not None for level in ("example", "hospital"))
+    with_it = "and neither counts nor losses" if noised else "with the counts and losses it agreed to share"
     stays = (
         "<p>Simulated in one process: all records were on this machine. "
-        "Between hospitals, one adapter update a round would leave each, "
-        "with the counts and losses it agreed to share.</p>"
+        f"Between hospitals, one adapter update a round would leave each, {with_it}.</p>"
     )
-    values = part.table_of(summary, "privacy")
     if not values:
         return stays + part.MISSING
     example, hospital = part.number(values, "example_epsilon"), part.number(values, "hospital_epsilon")

@@ -39,7 +39,8 @@ class NoiseShares:
         source: of random bits; None: the operating system's generator.
 
     Raises:
-        BudgetError: a hospital has spent its budget. AccountingError: a value out of range, or no noise meets it.
+        BudgetError: a hospital has spent its budget, or would by the noise that is set. AccountingError: a value out of
+        range, or no noise meets it.
     """
 
     def __init__(
@@ -60,6 +61,19 @@ class NoiseShares:
         widest = settings.clip * (1.0 + _TAIL * sigma / math.sqrt(honest))
         scale = min(SCALE, 2 ** math.floor(math.log2(_EXACT / widest)))
         self.noise = HospitalDp(settings.clip, sigma, min_replies, settings.colluding, scale)
+        if settings.noise_multiplier and rounds:
+            for ledger in ledgers.values():
+                self._check_run(ledger, rounds)
+
+    def _check_run(self, ledger: Ledger, rounds: int) -> None:
+        """A noise that was set may not suffice; what an update of one number costs is the least that any will."""
+        after = ledger.would_spend([shares_event(self.noise, 1, rounds)], self.budget.delta).epsilon
+        if after > self.budget.epsilon:
+            raise BudgetError(
+                f"the privacy budget of '{ledger.hospital}' as a hospital, ε {self.budget.epsilon:g} at δ"
+                f" {self.budget.delta:g}, would be exceeded: {rounds} more rounds would bring it to {after:.4g}",
+                "take fewer rounds, or raise privacy.hospital.noise_multiplier or leave it out",
+            )
 
     def _least(self, ledger: Ledger, rounds: int) -> float:
         try:

@@ -49,11 +49,11 @@ def setup_lora(model: Any, config: LoraSection | None = None, *, seed: int = 17)
     draw_start(peft_model, seed)
     trainable, total = trainable_share(peft_model)
     log.info(
-        "LoRA r=%d: %s of %s parameters train (%.2f %%)",
+        "LoRA r=%d: an adapter of %s parameters, %.2f %% of all %s",
         config.r,
         f"{trainable:,}",
-        f"{total:,}",
         100 * trainable / total,
+        f"{total:,}",
     )
     return peft_model
 

@@ -118,8 +118,11 @@ def resume_federation(path: Path, *, asked: FedMedConfig | None = None, compare:
 def _check_compare(config: FedMedConfig, compare: Sequence[str]) -> None:
     if compare and config.privacy.noised:
         raise ConfigError(
-            ["references are trained on the same records without noise, which --compare would publish"],
-            "compare in a run without privacy noise",
+            [
+                "--compare trains references on the same records without noise, which privacy.example and"
+                " privacy.hospital are there to prevent"
+            ],
+            "leave --compare out, or compare in a run with both epsilons null",
         )
 
 
@@ -181,10 +184,7 @@ class _Run:
             self.model, self.tokenizer = shared_model(self.config.model, federated.seed)
         self.start = get_adapter_state(self.model)
         self.algorithm = get_algorithm(federated)
-        self.first = first_adapter(
-            self.config, self.model, self.tokenizer, self.start,
-            {row["group"] for rows in records.values() for row in rows},
-        )  # fmt: skip
+        self.known_groups = {row["group"] for rows in records.values() for row in rows}
         train = found.train()
         self.rows = {name: encode(self.tokenizer, own, self.config) for name, own in train.items()}
         self.groups = {name: [row["group"] for row in own] for name, own in train.items()}
@@ -283,7 +283,9 @@ class _Run:
             )  # fmt: skip
 
     def _fresh_state(self) -> FederationState:
-        global_state, server_state = self.algorithm.start(self.first)
+        with track("preparing the adapter"):
+            first = first_adapter(self.config, self.model, self.tokenizer, self.start, self.known_groups)
+        global_state, server_state = self.algorithm.start(first)
         return FederationState(round=0, global_state=global_state, server_state=server_state)
 
     def _losses(self, state: FederationState, scorer: Scorer) -> Scores:

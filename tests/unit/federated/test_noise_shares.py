@@ -56,6 +56,13 @@ def test_the_sum_has_the_noise_that_was_charged(tmp_path):
     assert abs(measured - drawn.size) < 5 * 63.3
 
 
+def test_noise_that_is_set_too_low_is_refused_before_the_first_round(tmp_path):
+    with pytest.raises(BudgetError, match="'a' as a hospital.*2 more rounds would bring it to"):
+        shares(tmp_path, epsilon=1.0, noise_multiplier=0.5)
+    noise, _ = shares(tmp_path, epsilon=50.0, noise_multiplier=0.5)
+    assert noise.noise.sigma == 0.5
+
+
 def test_a_hospital_whose_budget_is_spent_sends_nothing(tmp_path):
     noise, books = shares(tmp_path)
     for _ in range(2):
