@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from fedmed.privacy.secure_sum import hospital, messages
+from fedmed.privacy.secure_sum.bounds import Bounds
+from fedmed.privacy.secure_sum.context import Context, Participant, default_threshold
+from fedmed.privacy.secure_sum.keys import Identity
+from fedmed.privacy.secure_sum.message_bytes import decode, encode, message_limit
+from fedmed.privacy.secure_sum.server import Advertising, Sum, advance, receive
 from fedmed.types import CORE, AdapterState, LocalJob, LocalResult, Payload, RoundPlan, TrainMetrics
 from fedmed.utils.random_streams import stream
 
@@ -242,3 +249,91 @@ def tiny_llama() -> tuple[Any, Any]:
 def tiny_gemma() -> tuple[Any, Any]:
     """A fresh tiny random Gemma 3 (one sliding-window layer) with its byte tokenizer: (model, tokenizer)."""
     return _tiny("builtin:tiny-gemma")
+
+
+class SumLab:
+    """Secure sums in memory, from seeds; every message crosses as bytes."""
+
+    def __init__(self) -> None:
+        self._identities: dict[str, Identity] = {}
+
+    def identity(self, name: str) -> Identity:
+        if name not in self._identities:
+            self._identities[name] = Identity.generate(random.Random(f"identity {name}").randbytes)
+        return self._identities[name]
+
+    def context(
+        self, hospitals: int, *, threshold: int | None = None, bits: int = 64, length: int = 3, run_id: str = "run",
+        round: int = 1, attempt: int = 0, value: int | None = None, weights: tuple[int, ...] | None = None,
+    ) -> Context:  # fmt: skip
+        total = sum(weights or (1,) * hospitals)
+        bounds = Bounds(bits, hospitals, value or (2 ** (bits - 1) - 1) // total, total)
+        names = [
+            f"hospital_{chr(65 + seat)}" if hospitals <= 26 else f"hospital_{seat:02}" for seat in range(hospitals)
+        ]
+        participants = tuple(Participant(name, self.identity(name).fingerprint) for name in names)
+        threshold = threshold or default_threshold(hospitals)
+        return Context(run_id, round, attempt, participants, threshold, bounds, length, weights)
+
+    def pins(self, context: Context) -> dict[str, bytes]:
+        return {one.name: one.fingerprint for one in context.participants}
+
+    def vectors(self, context: Context, seed: int = 0) -> dict[str, np.ndarray]:
+        """As large as the bounds allow."""
+        return {
+            name: stream(seed, name, "vector").integers(
+                -context.limit(name), context.limit(name), context.length, endpoint=True
+            )
+            for name in context.names
+        }
+
+    def begin(self, context: Context, seed: int = 0) -> dict[str, tuple[hospital.Advertised, messages.Advertise]]:
+        return {
+            name: hospital.begin(
+                context, name, self.identity(name), self.pins(context),
+                random=random.Random(f"{seed} {name} {context.attempt} {context.round}").randbytes,
+            )
+            for name in context.names
+        }  # fmt: skip
+
+    def through_wire(self, message: messages.Message, context: Context) -> messages.Message:
+        raw = encode(message, context)
+        assert len(raw) <= message_limit(context)
+        return decode(raw, context)
+
+    def run(
+        self, context: Context, vectors: Mapping[str, np.ndarray], *, drops: Mapping[str, int] = {}, seed: int = 0,
+        heard: list[messages.Message] | None = None, states: list[object] | None = None,
+    ) -> Sum:  # fmt: skip
+        """One attempt; a hospital in ``drops`` sends nothing from that phase on.
+
+        ``heard`` collects what reaches the server, ``states`` every state of every side.
+        """
+        heard, states = [] if heard is None else heard, [] if states is None else states
+        at, replies = {}, {}
+        for name, (state, advertisement) in self.begin(context, seed).items():
+            at[name], replies[name] = state, advertisement
+        server: object = Advertising(context)
+        for phase in range(5):
+            states += [*at.values(), server]
+            for name, reply in replies.items():
+                if drops.get(name, 5) > phase:
+                    heard.append(self.through_wire(reply, context))
+                    server = receive(server, heard[-1])
+            states.append(server)
+            server, outgoing = advance(server)
+            replies = {}
+            for name, message in outgoing:
+                at[name], answers = hospital.step(at[name], self.through_wire(message, context))
+                if isinstance(at[name], hospital.Ready):
+                    states.append(at[name])
+                    at[name], masked = hospital.contribute(at[name], vectors[name])
+                    answers = (masked,)
+                replies[name] = answers[0]
+        states += [*at.values(), server]
+        return server.sum
+
+
+@pytest.fixture(scope="session")
+def lab() -> SumLab:
+    return SumLab()

@@ -33,7 +33,8 @@ FedMedError                     1
     ├── BudgetError           101   a privacy budget would be exceeded; nothing was spent
     ├── LedgerError           102   a ledger of privacy is damaged, or does not go with what was asked of it
     ├── AccountingError       103   no ε can be stated for these numbers, or none meets the target
-    └── GateError             104   attacks on a finished run found more than its limits allow
+    ├── GateError             104   attacks on a finished run found more than its limits allow
+    └── SecureSumError        105   a secure sum stopped: a lie, a damaged message, or too few hospitals; says who
 """
 
 from __future__ import annotations
@@ -203,3 +204,13 @@ class AccountingError(PrivacyError):
 
 class GateError(PrivacyError):
     exit_code = 104
+
+
+class SecureSumError(PrivacyError):
+    """A secure sum stopped; ``culprit`` is who is shown to have lied, "the server" or a hospital; empty: nobody is."""
+
+    exit_code = 105
+
+    def __init__(self, what: str, hint: str = "", *, culprit: str = "") -> None:
+        self.culprit = culprit
+        super().__init__(what, hint)
