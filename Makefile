@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: help setup demo test test-all check bench-demo bench-speed bench-scale bench-algorithms bench-robust bench-wire bench-privacy \
-  plots format clean browser
+  bench-secure plots format clean browser
 help:
 	@echo "make setup     build $(VENV) with every extra that installs here"
 	@echo "make demo      four hospitals fine-tune a real model, then answer a question (no GPU, hub or server)"
@@ -15,9 +15,10 @@ help:
 	@echo "make check     ruff, mypy, import direction"
 	@echo "make bench-demo  the demo with its references: benchmarks/results/demo.json, docs/demo.svg"
 	@echo "make bench-speed make bench-scale  the engine against a peer, and with more hospitals: benchmarks/results/"
-	@echo "make bench-algorithms  every federated method, and every reference, at its best learning rate (under an hour)"
+	@echo "make bench-algorithms  every federated method, and every reference, at its best learning rate"
 	@echo "make bench-robust make bench-wire  every rule under every attack; every encoding of what travels"
 	@echo "make bench-privacy  loss against epsilon, the time noise costs, attacks with and without it"
+	@echo "make bench-secure  what the secure sum costs a hospital and the server, against the plain sum"
 	@echo "make plots     draw the results: docs/algorithms.svg, robust.svg, wire.svg, privacy.svg"
 	@echo "make clean     remove $(VENV) and caches; runs and data stay"
 
@@ -64,7 +65,7 @@ bench-scale: $(STAMP)
 	$(BIN)/python benchmarks/scale.py
 
 # Each finished run is kept under output-models/bench-cache, so a bench that was cut off goes on.
-bench-algorithms bench-robust bench-wire bench-privacy: bench-%: $(STAMP)
+bench-algorithms bench-robust bench-wire bench-privacy bench-secure: bench-%: $(STAMP)
 	$(BIN)/python benchmarks/$*.py
 
 plots: $(STAMP)

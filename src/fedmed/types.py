@@ -134,6 +134,19 @@ class Payload:
 
 
 @dataclass(frozen=True, slots=True)
+class SummedPayload:
+    """A round's replies where nobody may see one of them: their sum, and whose are in it."""
+
+    round: int
+    algorithm: str
+    sums: dict[str, NDArray[np.int64]]  # of ``fixed_point``'s integers, each times its hospital's weight
+    num_samples: Mapping[str, int]  # hospital -> weight
+    metrics: Mapping[str, TrainMetrics]  # of hospitals that share theirs
+    bytes_up: int
+    bytes_down: int  # of the protocol; the global state travels apart
+
+
+@dataclass(frozen=True, slots=True)
 class RoundReport:
     """What one aggregation did, for people and logs."""
 
@@ -146,8 +159,8 @@ class RoundReport:
     num_samples: Mapping[str, int] = field(default_factory=dict)  # admitted hospital -> its weight
     metrics: Mapping[str, TrainMetrics] = field(default_factory=dict)  # admitted hospitals that share theirs
     suspected: Mapping[str, str] = field(default_factory=dict)  # hospital -> why, whether it was left out or not
-    norms: Mapping[str, float] = field(default_factory=dict)  # admitted hospital -> L2 of what it sent
-    digests: Mapping[str, str] = field(default_factory=dict)  # admitted hospital -> digest of what it sent
+    norms: Mapping[str, float] = field(default_factory=dict)  # admitted hospital -> L2 of what it sent, if seen
+    digests: Mapping[str, str] = field(default_factory=dict)  # admitted hospital -> digest of what it sent, if seen
     lost_energy: float | None = None  # share of the mean's squared norm that the shared rank cannot hold
 
 
@@ -184,6 +197,10 @@ class Algorithm(Protocol):
 
     def init(self, global_state: AdapterState, plan: RoundPlan) -> Any: ...
     def add(self, acc: Any, payload: Payload, weight: int) -> Any: ...
+    def add_sum(self, acc: Any, summed: SummedPayload) -> Any:
+        """Take in a sum that was made under masks. Raises FederationError where every payload is needed."""
+        ...
+
     def close(
         self, global_state: AdapterState, server_state: ServerState, acc: Any, refused: int = 0
     ) -> tuple[AdapterState, ServerState, RoundReport]:

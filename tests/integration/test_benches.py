@@ -58,6 +58,17 @@ def nothing_is_trained(bench, monkeypatch):
     return forbid
 
 
+def test_the_bench_of_the_secure_sum_carries_it_out_and_checks_it(bench):
+    secure = importlib.import_module("secure")
+    out = bench.folder / "secure.json"
+    secure.main(["--quick", "--out", str(out), "--cache", str(bench.folder / "cache")])
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert {(row["hospitals"], row["dropped"]) for row in rows} == {(4, 0), (4, 1), (5, 0), (5, 1)}
+    for row in rows:
+        assert row["bytes_up"] > 8 * row["numbers"]
+        assert row["hospital_s"] > 0
+
+
 def test_the_bench_of_methods_has_a_row_for_each_and_measures_once(bench, nothing_is_trained):
     medquad = ("--medquad", str(bench.folder / "nine.jsonl"))
     result = bench("algorithms", *medquad)

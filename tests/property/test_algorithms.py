@@ -18,6 +18,7 @@ from fedmed.federated.algorithms import ALGORITHMS, get_algorithm
 from fedmed.federated.checkpoint import load_latest, save_round
 from fedmed.federated.fixed_point import LARGEST_TOTAL_WEIGHT
 from fedmed.federated.links import Downlink
+from fedmed.federated.masked_round import Identities, MaskedRound
 from fedmed.federated.runner import AllOrSampled, FederationState, run_rounds
 from fedmed.federated.server import apply_round
 from fedmed.federated.simulation import SimulationTransport
@@ -113,6 +114,33 @@ def test_the_order_of_arrival_changes_no_bit(case, pairs_toy, start, num_samples
     other, other_server, other_report = apply_round(start, server, algorithm, toy.plan(), shuffled)
     assert toy.same_bits(whole(one, one_server), whole(other, other_server))
     assert report == other_report
+
+
+@settings(max_examples=3, deadline=None)
+@given(start=adapters(), num_samples=weights)
+def test_a_stream_gives_the_same_bits_under_masks_and_a_gather_refuses_a_sum(case, pairs_toy, start, num_samples):
+    algorithm, toy = algorithm_of(case), pairs_toy
+    start, server = begun(algorithm, start)
+    payloads = payloads_of(algorithm, toy, start, num_samples)
+    masked = MaskedRound(
+        toy.plan(),
+        algorithm.template(start, toy.plan().for_hospital("hospital_A")),
+        algorithm.name,
+        Identities.drawn(toy.hospitals),
+    )
+    for payload in payloads:
+        masked.take(payload)
+    summed = masked.close()
+    if algorithm.traits.kind == "gather":
+        with pytest.raises(FederationError):
+            apply_round(start, server, algorithm, toy.plan(), summed)
+        return
+    clear, clear_server, report = apply_round(start, server, algorithm, toy.plan(), payloads)
+    hidden, hidden_server, hidden_report = apply_round(start, server, algorithm, toy.plan(), summed)
+    assert toy.same_bits(whole(clear, clear_server), whole(hidden, hidden_server))
+    assert hidden_report.admitted == report.admitted
+    assert hidden_report.num_samples == report.num_samples
+    assert hidden_report.norms == hidden_report.digests == {}  # nobody saw one update
 
 
 @QUICK

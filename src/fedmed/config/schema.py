@@ -222,6 +222,8 @@ class PrivacySection(Section):
 
     share_metrics: bool = True  # False: no hospital's loss or token count leaves it; the summary says null
     max_update_norm: PositiveFloat | None = None  # L2 norm each hospital's update is scaled down to
+    secure_sum: bool = False  # sum updates under masks: nobody sees one hospital's
+    secure_sum_threshold: Positive | None = None  # fewest hospitals whose sum is opened; None: two thirds and one more
     ledgers: Text | None = None  # folder of the hospitals' ledgers, for all their runs; None: each run has its own
     example: ExampleSection = ExampleSection()  # noise that hides records
     hospital: HospitalSection = HospitalSection()  # noise that hides hospitals

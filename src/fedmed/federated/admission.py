@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedmed.errors import UpdateRejectedError
 from fedmed.federated.fixed_point import LARGEST_TOTAL_WEIGHT, LARGEST_VALUE, within_bound
 from fedmed.federated.suspicion import SMALLEST_NORM
-from fedmed.types import Payload, RoundPlan, RoundReport, Shapes, TrainMetrics
+from fedmed.types import Payload, RoundPlan, RoundReport, Shapes, SummedPayload, TrainMetrics
 
 ABSURD = 100.0
 """A reply this many times longer than the longest that was ever admitted is refused. Honest ones differ by far less."""
@@ -73,6 +73,21 @@ class Admission:
         if reason is not None:
             raise UpdateRejectedError(f"the update of '{payload.hospital}' is refused: {reason}")
         return measured
+
+    def admit_sum(self, summed: SummedPayload) -> None:
+        """Return quietly if a sum made under masks may be taken in; of single updates it shows no values.
+
+        Raises:
+            UpdateRejectedError: names the first thing wrong.
+        """
+        for name, records in summed.num_samples.items():
+            metrics = summed.metrics.get(name)
+            claimed = Payload(name, summed.round, summed.algorithm, {}, records, metrics)
+            reason = _wrong_envelope(claimed, self._plan, self._algorithm, ())
+            if reason is None and metrics is not None:
+                reason = _wrong_metrics(metrics)
+            if reason is not None:
+                raise UpdateRejectedError(f"the sum is refused for '{name}': {reason}")
 
     def _wrong_size(self, norm: float) -> str | None:
         if self._max_norm is not None and norm > self._max_norm:

@@ -34,7 +34,7 @@ class FederatedClient:
     Raises:
         DataFormatError: a row has no question or no answer.
         EmptyDataError: there is nothing to train on.
-        ConfigError: privacy noise that a client does not add.
+        ConfigError: privacy noise that a client does not add, or masks that it does not have.
     """
 
     def __init__(
@@ -50,6 +50,11 @@ class FederatedClient:
             from fedmed.config.load import default_config
 
             config = default_config()
+        if config.privacy.secure_sum:
+            raise ConfigError(
+                ["a FederatedClient hands its update over as it is, without the masks of privacy.secure_sum"],
+                "use 'fedmed run', or leave it out",
+            )
         if config.privacy.hospital.on or (trainer is not None and config.privacy.example.on):
             raise ConfigError(
                 ["a FederatedClient adds no noise of privacy.hospital, nor any to a trainer of one's own"],

@@ -6,12 +6,13 @@ Floating-point addition depends on its order; integer addition does not. Every v
     |value| <= 2^6, scale 2^32, total weight <= 2^24   =>   |sum| <= 2^62 < 2^63, so it cannot overflow.
 
 Both bounds are checked before anything is added. Rounding moves a mean by at most 2^-33.
-Not covered: modular sums under masks, which need the same integers but wrap around on purpose.
+Under masks (``masked_round``) the same integers are summed, and the same sum comes out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,33 @@ class FixedPointSum:
             UpdateRejectedError: other keys or shapes, a value out of bounds, or a weight that is negative or
                 takes the total beyond ``LARGEST_TOTAL_WEIGHT``.
         """
+        self._check(arrays, weight)
+        fixed = {name: to_fixed(name, array) for name, array in arrays.items()}
+        for name, integers in fixed.items():
+            integers *= weight
+            self._sums[name] += integers
+        self._weight += weight
+
+    def add_sums(self, sums: Mapping[str, NDArray[np.int64]], weight: int) -> None:
+        """Add what was summed elsewhere, weights included; on an error the sum stays as it was.
+
+        Args:
+            sums: keys and shapes as in ``shapes``.
+            weight: of all that are in it, together.
+
+        Raises:
+            UpdateRejectedError: as ``add`` does.
+        """
+        self._check(sums, weight)
+        limit = round(LARGEST_VALUE * SCALE) * weight
+        for name, integers in sums.items():
+            if integers.size and not -limit <= int(integers.min()) <= int(integers.max()) <= limit:
+                raise UpdateRejectedError(f"the sum of '{name}' is beyond what {weight} records can come to")
+        for name, integers in sums.items():
+            self._sums[name] += integers
+        self._weight += weight
+
+    def _check(self, arrays: Mapping[str, NDArray[Any]], weight: int) -> None:
         if weight < 0 or self._weight + weight > LARGEST_TOTAL_WEIGHT:
             raise UpdateRejectedError(
                 f"weight {weight} on top of {self._weight} is outside 0 … {LARGEST_TOTAL_WEIGHT} in total"
@@ -83,11 +111,6 @@ class FixedPointSum:
         for name, array in arrays.items():
             if array.shape != self._sums[name].shape:
                 raise UpdateRejectedError(f"array '{name}' has shape {array.shape}, not {self._sums[name].shape}")
-        fixed = {name: to_fixed(name, array) for name, array in arrays.items()}
-        for name, integers in fixed.items():
-            integers *= weight
-            self._sums[name] += integers
-        self._weight += weight
 
     def mean(self) -> dict[str, NDArray[np.float64]]:
         """The weighted mean, in float64 so that its reader rounds only once.

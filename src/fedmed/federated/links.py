@@ -60,15 +60,22 @@ class Uplink:
         if lossy:
             owed = {name: array + before.get(_LOST + name, np.float32(0.0)) for name, array in payload.arrays.items()}
             payload = replace(payload, arrays={name: array.astype(np.float32) for name, array in owed.items()})
-        payload = _thinned(process_payload(payload, self._privacy))
-        if self._noise:
-            payload = self._noise.hide(payload)
+        payload = self.hidden(payload)
         message = encode_payload(payload, self._wire.up, top_k_share=self._wire.top_k_share)
         received = decode_payload(message, template_of(payload.arrays), top_k_share=self._wire.top_k_share)
         after = dict(before)
         if lossy:  # an array that was not sent this round keeps what it is owed
             after |= {_LOST + name: payload.arrays[name] - array for name, array in received.arrays.items()}
         return replace(received, message_bytes=len(message)), after
+
+    def hidden(self, payload: Payload) -> Payload:
+        """Clipped, and with its share of the noise where there is any: what may leave.
+
+        Raises:
+            UpdateRejectedError: the update is not finite. BudgetError, LedgerError: its noise cannot be charged.
+        """
+        payload = _thinned(process_payload(payload, self._privacy))
+        return self._noise.hide(payload) if self._noise else payload
 
 
 def apart(state: HospitalState) -> tuple[HospitalState, HospitalState]:

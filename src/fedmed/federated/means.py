@@ -18,7 +18,7 @@ from fedmed.federated.fixed_point import FixedPointSum
 from fedmed.federated.lora_products import widened
 from fedmed.federated.robust import RULES, Update, max_tolerated
 from fedmed.federated.suspicion import screen
-from fedmed.types import AdapterState, Shapes
+from fedmed.types import AdapterState, Shapes, SummedPayload
 
 Mean = dict[str, NDArray[np.float64]]
 
@@ -57,6 +57,11 @@ class RunningMean:
         """Raises UpdateRejectedError on what the sum cannot hold, which then stays as it was."""
         self._sum.add({name: widened(array, self._shapes[name]) for name, array in arrays.items()}, weight)
         self._hospitals.append(hospital)
+
+    def add_sum(self, summed: SummedPayload) -> None:
+        """Take in what was summed under masks. Raises UpdateRejectedError as ``add`` does."""
+        self._sum.add_sums(summed.sums, sum(summed.num_samples.values()))
+        self._hospitals += summed.num_samples
 
     def result(self, refused: int = 0) -> Combined:
         """Raises FederationError where nothing was added."""

@@ -3,7 +3,7 @@
 ``privacy.hospital_dp`` makes whole numbers; here they become float32 without loss, being multiples of 1/scale below
 2^24 / scale, so that ``fixed_point`` sums them exactly and every weight is 1. The charge is in the ledger first.
 
-Not covered: a secure sum. Without one the coordinator sees each update with its own share of the noise only, so this
+Without a secure sum (``masked_round``) the coordinator sees each update with its own share of the noise only, so this
 hides a hospital from whoever gets the sum, and not from the coordinator.
 """
 

@@ -13,7 +13,16 @@ from typing import Protocol
 from fedmed.errors import FederationError
 from fedmed.federated.links import Downlink, apart
 from fedmed.federated.server import apply_round
-from fedmed.types import AdapterState, Algorithm, HospitalState, Payload, RoundPlan, RoundReport, ServerState
+from fedmed.types import (
+    AdapterState,
+    Algorithm,
+    HospitalState,
+    Payload,
+    RoundPlan,
+    RoundReport,
+    ServerState,
+    SummedPayload,
+)
 from fedmed.utils.random_streams import stream
 
 
@@ -42,8 +51,10 @@ def adapters_of(algorithm: Algorithm, state: FederationState, hospitals: Iterabl
 class Transport(Protocol):
     """Takes a plan to the hospitals and brings their replies, in process or over a network."""
 
-    def exchange(self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm) -> Iterator[Payload]:
-        """Yield replies as they come; a hospital that does not reply is simply absent."""
+    def exchange(
+        self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm
+    ) -> Iterator[Payload] | SummedPayload:
+        """Yield replies as they come, or return their sum under masks; a hospital that does not reply is absent."""
         ...
 
     def commit(self, report: RoundReport) -> Mapping[str, HospitalState]:
@@ -135,7 +146,7 @@ def run_rounds(
         finally:  # what a transport or a trainer holds for the length of a round goes now, also after an error
             if isinstance(payloads, Generator):
                 payloads.close()
-        report = replace(report, bytes_down=bytes_down)
+        report = replace(report, bytes_down=report.bytes_down + bytes_down)
         hospital_states = transport.commit(report)
         history = (*state.history, report)
         state = FederationState(number, global_state, hospital_states, history, server_state, held)

@@ -26,6 +26,7 @@ from fedmed.types import (
     RoundPlan,
     RoundReport,
     ServerState,
+    SummedPayload,
     TrainMetrics,
 )
 
@@ -40,7 +41,7 @@ def apply_round(
     server_state: ServerState,
     algorithm: Algorithm,
     plan: RoundPlan,
-    payloads: Iterable[Payload],
+    payloads: Iterable[Payload] | SummedPayload,
     *,
     history: Sequence[RoundReport] = (),
     max_norm: float | None = None,
@@ -54,7 +55,7 @@ def apply_round(
         server_state: what the algorithm kept at the server.
         algorithm: the federated method; its server half is used.
         plan: who was asked, and how many usable replies are needed.
-        payloads: replies in any order; each weighs as many as its records.
+        payloads: replies in any order, or their sum made under masks; each weighs as many as its records.
         history: earlier rounds of this run, oldest first; replays are found by them.
         max_norm: longer replies are refused.
 
@@ -67,9 +68,17 @@ def apply_round(
     """
     admission = Admission(plan, algorithm.name, history, max_norm)
     acc = algorithm.init(global_state, plan)
-    taken: dict[str, tuple[Payload, Measured]] = {}  # without the arrays
+    taken: dict[str, tuple[Payload, Measured | None]] = {}  # without the arrays; None: nobody saw them
     refused: dict[str, str] = {}
-    bytes_up = 0
+    bytes_up = bytes_down = 0
+    if isinstance(payloads, SummedPayload):
+        summed, payloads = payloads, ()
+        admission.admit_sum(summed)
+        acc = algorithm.add_sum(acc, summed)
+        bytes_up, bytes_down = summed.bytes_up, summed.bytes_down
+        for name, records in summed.num_samples.items():
+            alone = Payload(name, summed.round, summed.algorithm, {}, records, summed.metrics.get(name))
+            taken[name] = (alone, None)
     for payload in payloads:
         arrays = [array for array in payload.arrays.values() if isinstance(array, np.ndarray)]
         bytes_up += payload.message_bytes or sum(array.nbytes for array in arrays)
@@ -98,10 +107,11 @@ def apply_round(
             report,
             refused={name: refused[name] for name in sorted(refused)},
             bytes_up=bytes_up,
+            bytes_down=bytes_down,
             num_samples={name: payload.num_samples for name, (payload, _) in used.items()},
             metrics={name: payload.metrics for name, (payload, _) in used.items() if payload.metrics is not None},
-            norms={name: measured.norm for name, (_, measured) in used.items()},
-            digests={name: measured.digest for name, (_, measured) in used.items()},
+            norms={name: measured.norm for name, (_, measured) in used.items() if measured},
+            digests={name: measured.digest for name, (_, measured) in used.items() if measured},
         ),
     )
 
@@ -134,9 +144,12 @@ class FederatedServer:
             config = default_config()
         self._config = config
         check_combination(config)
-        if config.federated.ranks or config.federated.wire != WireSection():
+        if config.federated.ranks or config.federated.wire != WireSection() or config.privacy.secure_sum:
             raise ConfigError(
-                ["federated.ranks and federated.wire belong to a run, FederatedServer sends nothing"],
+                [
+                    "federated.ranks, federated.wire and privacy.secure_sum belong to a run,"
+                    " FederatedServer gets updates as they are"
+                ],
                 "use 'fedmed run', or leave them out",
             )
         self._algorithm = get_algorithm(config.federated)

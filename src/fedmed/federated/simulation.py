@@ -6,11 +6,14 @@ Not covered: hospitals' privacy from each other's processes; a simulation holds 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
+from typing import TypeAlias
 
 from fedmed.config.schema import PrivacySection, WireSection
 from fedmed.errors import FederationError, UpdateRejectedError
 from fedmed.federated.links import Uplink, apart
+from fedmed.federated.masked_round import Identities, MaskedRound
 from fedmed.federated.noise_shares import NoiseShares
 from fedmed.types import (
     AdapterState,
@@ -22,9 +25,13 @@ from fedmed.types import (
     Payload,
     RoundPlan,
     RoundReport,
+    SummedPayload,
 )
 
 logger = logging.getLogger(__name__)
+
+Send: TypeAlias = Callable[[Payload, HospitalState], tuple[Payload, HospitalState]]
+"""A hospital's way out: what arrives of a payload, and what its link keeps."""
 
 
 class SimulationTransport:
@@ -36,6 +43,7 @@ class SimulationTransport:
         privacy: applied to every payload before it is handed over.
         wire: how payloads travel; None: in float32. They become messages here too, so bytes are counted on those.
         noise: what hides hospitals; None: nothing.
+        identities: keys of all hospitals; updates are then summed under masks. None: in the clear.
     """
 
     def __init__(
@@ -45,18 +53,43 @@ class SimulationTransport:
         privacy: PrivacySection,
         wire: WireSection | None = None,
         noise: NoiseShares | None = None,
+        identities: Identities | None = None,
     ) -> None:
         self._trainer = trainer
         self._link = Uplink(privacy, wire, noise)
+        self._identities = identities
         self._states = dict(hospital_states)
         self._pending: dict[str, HospitalState] = {}  # becomes _states when the round is applied
 
-    def exchange(self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm) -> Iterator[Payload]:
-        """Yield one payload a hospital, in the order in which the trainer finishes them.
+    def exchange(
+        self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm
+    ) -> Iterator[Payload] | SummedPayload:
+        """One payload a hospital, in the order in which the trainer finishes them; under masks, their sum.
 
         Raises:
             FederationError: the trainer returned a result nobody asked for, or two for one hospital.
+            SecureSumError: under masks, too few hospitals are left.
         """
+        if self._identities is None:
+            return self._train(plan, global_state, algorithm, self._sent)
+        shared = replace(plan.for_hospital(plan.hospitals[0]), rank=None)
+        masked = MaskedRound(plan, algorithm.template(global_state, shared), algorithm.name, self._identities)
+
+        def mask(payload: Payload, link: HospitalState) -> tuple[Payload, HospitalState]:
+            hidden = self._link.hidden(payload)
+            masked.take(hidden)
+            return hidden, link
+
+        for _ in self._train(plan, global_state, algorithm, mask):
+            pass  # each update is in the sum, and gone
+        return masked.close()
+
+    def _sent(self, payload: Payload, link: HospitalState) -> tuple[Payload, HospitalState]:
+        return self._link.send(payload, link)
+
+    def _train(
+        self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm, send: Send
+    ) -> Generator[Payload, None, None]:
         self._pending = {}
         kept = {hospital: apart(self._states.get(hospital, {})) for hospital in plan.hospitals}
         jobs = {
@@ -65,7 +98,7 @@ class SimulationTransport:
         }
         results = self._trainer.run(tuple(jobs.values()))
         try:
-            yield from self._payloads(plan, algorithm, jobs, kept, results)
+            yield from self._payloads(plan, algorithm, jobs, kept, results, send)
         finally:  # a trainer that holds something for the length of its run, a folded base for example, lets it go now
             if isinstance(results, Generator):
                 results.close()
@@ -77,6 +110,7 @@ class SimulationTransport:
         jobs: dict[str, LocalJob],
         kept: Mapping[str, tuple[HospitalState, HospitalState]],
         results: Iterator[LocalResult],
+        send: Send,
     ) -> Iterator[Payload]:
         for result in results:
             job = jobs.pop(result.hospital, None)
@@ -88,7 +122,7 @@ class SimulationTransport:
             own, link = kept[job.hospital]
             payload, own = algorithm.finish(job, result, own)
             try:
-                sent, link = self._link.send(payload, link)
+                sent, link = send(payload, link)
             except UpdateRejectedError as error:  # its own side keeps it back: for the others it did not reply
                 logger.warning("round %d: '%s' sends nothing: %s", plan.round, job.hospital, error.what)
                 continue

@@ -1,10 +1,13 @@
 """Bytes that a run will send, from the shapes of the adapter alone: what templates and encodings already say. For the
 planner.
 
-Not covered: message headers (some hundred bytes each); folded parts, which grow with the rounds in a way that the
-records decide; hospitals that miss a round and get everything again."""
+Not covered: message headers (some hundred bytes each); keys and shares of a secure sum (about a kilobyte a pair of
+hospitals); folded parts, which grow with the rounds in a way that the records decide; hospitals that miss a round and
+get everything again."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -39,6 +42,10 @@ def traffic(config: FedMedConfig, shapes: Shapes) -> dict[str, int]:
     for number in range(1, federated.rounds + 1):
         plan = policy.plan(number)
         for hospital in plan.hospitals:
+            if config.privacy.secure_sum:  # 64-bit words of the shared rank
+                whole = algorithm.template(state, replace(plan.for_hospital(hospital), rank=None))
+                up += 2 * body_length(whole, "fp32")
+                continue
             sent = algorithm.template(state, plan.for_hospital(hospital))
             up += body_length(sent, federated.wire.up, top_k_share=share)
         if number == 1:

@@ -23,6 +23,7 @@ from fedmed.evaluation.report import write_report
 from fedmed.federated.algorithms import check_combination, get_algorithm
 from fedmed.federated.checkpoint import load_latest, save_round
 from fedmed.federated.links import Downlink
+from fedmed.federated.masked_round import Identities
 from fedmed.federated.noise_shares import NoiseShares
 from fedmed.federated.runner import AllOrSampled, FederationState, adapters_of, run_rounds
 from fedmed.federated.simulation import SimulationTransport
@@ -234,6 +235,9 @@ class _Run:
         left = federated.rounds - self.started_from.round
         self.ledgers = open_ledgers(privacy, self.rows, self.folder.ledgers)
         check_heads(self.ledgers, self.started_from.ledger_heads)
+        self.identities = None
+        if privacy.secure_sum:
+            self.identities = Identities.drawn(tuple(self.rows), privacy.secure_sum_threshold)
         self.noise = None
         if privacy.hospital.on and left:
             self.noise = NoiseShares(
@@ -277,7 +281,9 @@ class _Run:
 
             return run_rounds(
                 start, algorithm=self.algorithm,
-                transport=SimulationTransport(self.trainer, start.hospital_states, privacy, federated.wire, self.noise),
+                transport=SimulationTransport(
+                    self.trainer, start.hospital_states, privacy, federated.wire, self.noise, self.identities
+                ),
                 policy=policy, rounds=federated.rounds, on_round=on_round,
                 downlink=Downlink(federated.wire), max_norm=federated.max_reply_norm,
             )  # fmt: skip

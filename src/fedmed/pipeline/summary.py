@@ -128,13 +128,14 @@ def privacy_of(config: FedMedConfig, ledgers: Mapping[str, Ledger]) -> dict[str,
         not_covered.append("the number of records, as each ε follows from it and the noise multiplier that was set")
     if privacy.shares_metrics:
         not_covered.append("each hospital's training losses and token counts")
-    if hospital.on:
+    if hospital.on and not privacy.secure_sum:
         not_covered.append("each hospital's update as the coordinator sees it: the noise hides it in the sum alone")
     return {
         "example_epsilon": _most(by_record),
         "example_reason": None if by_record else _why_no_epsilon(config),
         "hospital_epsilon": _most(by_hospital),
         "hospital_reason": None if by_hospital else "off: privacy.hospital.epsilon is not set",
+        "secure_sum": privacy.secure_sum,
         "delta": example.delta if by_record else hospital.delta if by_hospital else None,
         "unit": example.unit if by_record else None,
         "hospitals": {name: _told(by_record.get(name), by_hospital.get(name)) for name in ledgers} or None,

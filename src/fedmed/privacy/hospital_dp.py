@@ -14,9 +14,10 @@ itself adds, stay. All weights are 1: a weight by records would tell their numbe
    distance that ``shares_event`` charges (Kairouz, Liu and Steinke 2021, arXiv:2102.06387, proposition 14).
    **Drop-outs**: fewer replies mean less noise, so the charge that a hospital makes before it sends supposes
    ``min_replies``, and a round with fewer must not be opened. It hides a hospital from a coordinator that sees the sum
-   alone, which needs a secure sum: without one each update shows with its own share only, and this charge fails.
+   alone, which needs a secure sum (``privacy.secure_sum``): without one each update shows with its own share only, and
+   this charge fails.
 
-Not covered: a secure sum; sums that wrap around (nothing wraps here: 64-bit numbers, bounds checked); a random choice
+Not covered: sums that wrap around (nothing wraps here: 64-bit numbers, bounds checked); a random choice
 of hospitals (charged as if all took part); metrics and record counts, which need noise of their own or have to stay.
 """
 

@@ -17,6 +17,7 @@ from fedmed.federated.algorithms.flora import FLora
 from fedmed.federated.algorithms.rolora import RoLora
 from fedmed.federated.algorithms.sketch import Sketch
 from fedmed.federated.robust import max_tolerated
+from fedmed.privacy.secure_sum.bounds import MOST_HOSPITALS
 from fedmed.types import Algorithm, Traits
 
 ALGORITHMS: Mapping[str, Callable[[FederatedSection], Algorithm]] = {
@@ -66,6 +67,7 @@ def _impossible(config: FedMedConfig) -> list[str]:
             f"privacy.example.epsilon is not possible with {name}, which changes the base: use"
             f" {_those(lambda t: not t.folds)}"
         )
+    problems += _under_masks(config, traits)
     if config.privacy.hospital.on:
         if not (traits.linear and traits.kind == "stream" and not traits.personal):
             problems.append(
@@ -105,6 +107,32 @@ def _impossible(config: FedMedConfig) -> list[str]:
     if traits.folds and config.model.quantization:
         others = _those(lambda t: not t.folds)
         problems.append(f"{name} adds to the base model, which model.quantization freezes: use {others}")
+    return problems
+
+
+def _under_masks(config: FedMedConfig, traits: Traits) -> list[str]:
+    """What needs to see single updates, and so cannot be had with a secure sum."""
+    privacy, federated = config.privacy, config.federated
+    if not privacy.secure_sum:
+        unused = privacy.secure_sum_threshold is not None
+        return ["privacy.secure_sum_threshold does nothing while privacy.secure_sum is false"] if unused else []
+    asked = federated.hospitals_per_round or federated.num_clients
+    works = "admission by round and shape, the quorum and privacy.max_update_norm still work"
+    problems = []
+    if traits.kind != "stream":
+        streams = _those(lambda t: t.kind == "stream")
+        problems.append(f"privacy.secure_sum is not possible with {federated.algorithm}, which needs each update: use"
+                        f" {streams}")  # fmt: skip
+    if federated.robust:
+        problems.append(f"privacy.secure_sum hides what federated.robust must see; {works}")
+    if federated.max_reply_norm is not None:
+        problems.append(f"privacy.secure_sum hides what federated.max_reply_norm must see; {works}")
+    if federated.wire.up != "fp32":
+        problems.append("privacy.secure_sum sends whole numbers: it needs federated.wire.up=fp32")
+    if not 2 <= asked <= MOST_HOSPITALS:
+        problems.append(f"privacy.secure_sum takes 2 to {MOST_HOSPITALS} hospitals a round, not {asked}")
+    elif privacy.secure_sum_threshold is not None and not asked < 2 * privacy.secure_sum_threshold <= 2 * asked:
+        problems.append(f"privacy.secure_sum_threshold must be more than half of the {asked} hospitals of a round")
     return problems
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedmed.config.schema import FederatedSection
-from fedmed.errors import AdapterMismatchError, UpdateRejectedError
+from fedmed.errors import AdapterMismatchError, FederationError, UpdateRejectedError
 from fedmed.federated.lora_products import A, B, check_finite, prefix
 from fedmed.federated.means import Combiner, Mean, RobustMean, RunningMean
 from fedmed.types import (
@@ -34,6 +34,7 @@ from fedmed.types import (
     RoundReport,
     ServerState,
     Shapes,
+    SummedPayload,
     Traits,
 )
 
@@ -141,6 +142,18 @@ class FedAvg:
         except UpdateRejectedError as error:
             raise UpdateRejectedError(f"the update of '{payload.hospital}' is refused: {error.what}") from error
         acc.weights[payload.hospital] = weight
+        return acc
+
+    def add_sum(self, acc: Round, summed: SummedPayload) -> Round:
+        """Take in a sum made under masks, in place.
+
+        Raises:
+            FederationError: a robust rule needs every payload. UpdateRejectedError: what the sum cannot hold.
+        """
+        if not isinstance(acc.combiner, RunningMean):
+            raise FederationError("a robust rule cannot look into a sum", "leave federated.robust out")
+        acc.combiner.add_sum(summed)
+        acc.weights.update(summed.num_samples)
         return acc
 
     def close(

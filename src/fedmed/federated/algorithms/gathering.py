@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Self
 
 from fedmed.config.schema import FederatedSection
+from fedmed.errors import FederationError
 from fedmed.federated.algorithms.fedavg import FedAvg, Round
 from fedmed.federated.lora_products import complete, split_folded
 from fedmed.federated.means import Gathered
@@ -20,6 +21,7 @@ from fedmed.types import (
     Payload,
     RoundPlan,
     Shapes,
+    SummedPayload,
 )
 
 
@@ -60,6 +62,10 @@ class GatheredFactors:
     def add(self, acc: Round, payload: Payload, weight: int) -> Round:
         """Keep the payload. Raises UpdateRejectedError as FedAvg does."""
         return self._fedavg.add(acc, payload, weight)
+
+    def add_sum(self, acc: Round, summed: SummedPayload) -> Round:
+        """Raises FederationError: stacking needs every hospital's A and B."""
+        raise FederationError(f"{self.name} needs every hospital's A and B, not their sum", "use sketch, a stream")
 
     def export(self, global_state: AdapterState, hospital_state: HospitalState) -> AdapterState:
         """The adapter and what was folded as one standard adapter of a larger rank."""

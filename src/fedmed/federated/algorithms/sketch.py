@@ -57,6 +57,7 @@ from fedmed.types import (
     RoundReport,
     ServerState,
     Shapes,
+    SummedPayload,
     Traits,
 )
 from fedmed.utils.random_streams import stream
@@ -179,6 +180,10 @@ class Sketch:
     def add(self, acc: Round, payload: Payload, weight: int) -> Round:
         """Add the sketches. Raises UpdateRejectedError as FedAvg does."""
         return self._job.add(acc, payload, weight)
+
+    def add_sum(self, acc: Round, summed: SummedPayload) -> Round:
+        """Take in a sum of sketches made under masks. Raises UpdateRejectedError as FedAvg does."""
+        return self._job.add_sum(acc, summed)
 
     def close(
         self, global_state: AdapterState, server_state: ServerState, acc: Round, refused: int = 0

@@ -1,0 +1,177 @@
+"""One round's sum under masks, every hospital's half and the coordinator's in one process. links -> HERE -> add_sum.
+
+    start   keys and shares of all that are asked go round, before anybody trains
+    take    a hospital's update becomes whole numbers times its weight, and those a masked vector
+    close   the live list is agreed on, shares are revealed, the masks fall away from the sum
+
+Every message travels as bytes. The integers are those of ``fixed_point``, so the sum is the one in the clear, to the
+bit. A hospital that sends nothing has dropped out; fewer than the threshold stop the round before anything is unmasked.
+Records counts and shared losses travel beside the vector, in the clear, as they do without masks.
+
+Not covered: hospitals apart from each other; their identity keys live and end with the run, in this memory. An update
+is in one vector of the shared rank, so a hospital of a smaller rank sends zeros too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmed.errors import SecureSumError, UpdateRejectedError
+from fedmed.federated.fixed_point import LARGEST_TOTAL_WEIGHT, LARGEST_VALUE, SCALE, to_fixed
+from fedmed.federated.lora_products import widened
+from fedmed.privacy.secure_sum.bounds import Bounds
+from fedmed.privacy.secure_sum.context import SERVER, Context, Participant, default_threshold
+from fedmed.privacy.secure_sum.hospital import HospitalSession
+from fedmed.privacy.secure_sum.keys import Identity
+from fedmed.privacy.secure_sum.message_bytes import decode, encode
+from fedmed.privacy.secure_sum.messages import Message
+from fedmed.privacy.secure_sum.server import Outgoing, ServerSession
+from fedmed.types import Payload, RoundPlan, Shapes, SummedPayload, TrainMetrics
+
+logger = logging.getLogger(__name__)
+
+BITS = 64
+_LARGEST = round(LARGEST_VALUE * SCALE)  # of one integer, before its weight
+
+
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """The long-lived keys of a run's hospitals.
+
+    Args:
+        keys: hospital -> its own key.
+        threshold: fewest hospitals whose sum is opened; None: two thirds and one more.
+    """
+
+    keys: Mapping[str, Identity]
+    threshold: int | None = None
+
+    @property
+    def fingerprints(self) -> dict[str, bytes]:
+        """What hospitals pin of each other."""
+        return {name: key.fingerprint for name, key in self.keys.items()}
+
+    @classmethod
+    def drawn(cls, hospitals: tuple[str, ...], threshold: int | None = None) -> Identities:
+        """New ones, from the operating system's generator."""
+        return cls({name: Identity.generate() for name in hospitals}, threshold)
+
+
+class MaskedRound:
+    """The secure sum of one round; made before training starts, which exchanges keys and shares.
+
+    Args:
+        plan: who is asked, and how many replies are needed: a sum of fewer is not opened.
+        shapes: arrays of an update at the shared rank.
+        algorithm: its name.
+        identities: of all hospitals of the plan.
+
+    Raises:
+        SecureSumError: fewer than two hospitals, more than 64, or a threshold that is none of theirs.
+    """
+
+    def __init__(self, plan: RoundPlan, shapes: Shapes, algorithm: str, identities: Identities) -> None:
+        self._plan, self._shapes, self._algorithm = plan, dict(sorted(shapes.items())), algorithm
+        hospitals = len(plan.hospitals)
+        threshold = identities.threshold or default_threshold(hospitals)
+        pins = identities.fingerprints
+        self._context = Context(
+            run_id=plan.run_id or "run", round=plan.round, attempt=0,
+            participants=tuple(Participant(name, pins[name]) for name in plan.hospitals),
+            threshold=max(threshold, plan.min_replies),
+            bounds=Bounds(BITS, hospitals, _LARGEST, LARGEST_TOTAL_WEIGHT),
+            length=sum(_size(shape) for shape in self._shapes.values()),
+        )  # fmt: skip
+        self.bytes_up = self.bytes_down = 0
+        self._taken: dict[str, tuple[int, TrainMetrics | None]] = {}
+        self._server = ServerSession(self._context)
+        self._hospitals = {
+            name: HospitalSession(self._context, name, identities.keys[name], pins) for name in plan.hospitals
+        }
+        for session in self._hospitals.values():
+            self._up(session.advertisement)
+        for _ in ("keys", "shares"):
+            self._answer(self._server.advance())
+
+    @property
+    def context(self) -> Context:
+        """What all agreed on."""
+        return self._context
+
+    def take(self, payload: Payload) -> None:
+        """Mask one hospital's update at its own side and add it at the coordinator's.
+
+        Raises:
+            UpdateRejectedError: it cannot be summed: other arrays, a value out of bounds, more records than an equal
+                part of what a sum holds. The hospital then sends nothing.
+        """
+        most = LARGEST_TOTAL_WEIGHT // len(self._plan.hospitals)
+        if not 1 <= payload.num_samples <= most:
+            raise UpdateRejectedError(f"'{payload.hospital}' has {payload.num_samples} records, outside 1 … {most}")
+        if payload.arrays.keys() != self._shapes.keys():
+            raise UpdateRejectedError(f"the update of '{payload.hospital}' has other arrays than were asked for")
+        vector = np.concatenate(
+            [
+                to_fixed(name, widened(payload.arrays[name], shape)).ravel() * payload.num_samples
+                for name, shape in self._shapes.items()
+            ]
+        )
+        self._up(self._hospitals[payload.hospital].contribute(vector))
+        self._taken[payload.hospital] = (payload.num_samples, payload.metrics)
+
+    def close(self) -> SummedPayload:
+        """Agree on who is in the sum, and unmask it.
+
+        Raises:
+            SecureSumError: too few hospitals are left, or one of them lied. Nothing was unmasked.
+        """
+        for _ in ("live list", "agreements"):
+            self._answer(self._server.advance())
+        self._server.advance()
+        found = self._server.result
+        return SummedPayload(
+            round=self._plan.round,
+            algorithm=self._algorithm,
+            sums=self._arrays(found.values),
+            num_samples={name: self._taken[name][0] for name in found.hospitals},
+            metrics={name: kept for name in found.hospitals if (kept := self._taken[name][1]) is not None},
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
+        )
+
+    def _arrays(self, vector: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        arrays, start = {}, 0
+        for name, shape in self._shapes.items():
+            end = start + _size(shape)
+            arrays[name] = vector[start:end].reshape(shape)
+            start = end
+        return arrays
+
+    def _up(self, message: Message) -> None:
+        raw = encode(message, self._context)
+        self.bytes_up += len(raw)
+        self._server.receive(decode(raw, self._context))  # type: ignore[arg-type]
+
+    def _answer(self, outgoing: Outgoing) -> None:
+        """Deliver what the server says, and bring back what hospitals answer."""
+        for name, message in outgoing:
+            raw = encode(message, self._context)
+            self.bytes_down += len(raw)
+            try:
+                replies = self._hospitals[name].receive(decode(raw, self._context))  # type: ignore[arg-type]
+            except SecureSumError as error:
+                if error.culprit == SERVER:
+                    raise
+                logger.warning("round %d: '%s' takes no further part: %s", self._plan.round, name, error.what)
+                continue
+            for reply in replies:
+                self._up(reply)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=np.int64))
