@@ -11,9 +11,9 @@ from fedmed.cli.app import main
 from fedmed.config.load import load_config
 from fedmed.errors import ConfigError
 from fedmed.federated.client import FederatedClient
+from fedmed.federated.masked_round import MaskedRound, MaskSetup
 from fedmed.federated.server import FederatedServer
 from fedmed.pipeline.federation import resume_federation, run_federation
-from fedmed.privacy.secure_sum.server import ServerSession
 
 pytestmark = pytest.mark.integration
 pytest.importorskip("cryptography")
@@ -47,11 +47,12 @@ def settings(*more):
     [
         ("federated.algorithm=sketch",),
         ("federated.algorithm=sketch", "federated.residual=fold"),
-        ("federated.algorithm=fedavg", "federated.ranks=[4,2,2]", "federated.hospitals_per_round=2"),
+        ("federated.algorithm=fedavg", "federated.hospitals_per_round=2"),
+        ("federated.algorithm=sketch", "federated.ranks=[4,2,2]"),
         ("federated.algorithm=rolora", "privacy.max_update_norm=0.05"),
         ("federated.algorithm=fedsb",),
     ],
-    ids=["sketch", "fold", "fedavg", "rolora", "fedsb"],
+    ids=["sketch", "fold", "fedavg", "ranks", "rolora", "fedsb"],
 )
 def test_a_run_under_masks_ends_with_the_adapter_of_the_run_in_the_clear(place, more):
     clear = run_federation(settings(*more), out=Path("clear")).summary
@@ -68,27 +69,34 @@ def test_a_personal_method_shares_its_part_under_masks(place):
     assert hidden["loss"] == clear["loss"]
 
 
-def test_a_killed_run_goes_on_with_fresh_keys_to_the_same_adapter(place, monkeypatch):
+def test_a_run_killed_after_its_sum_was_unmasked_goes_on_with_fresh_keys_to_the_same_adapter(place, monkeypatch):
     clear = run_federation(settings(), out=Path("clear")).summary
-    sums = []
-    plain = ServerSession.advance
+    setups, closed = [], []
+    drawn, close = MaskSetup.drawn, MaskedRound.close
+    monkeypatch.setattr(MaskSetup, "drawn", lambda *given: setups.append(drawn(*given)) or setups[-1])
 
     def dies(self):
-        sums.append(self)
-        if len({id(one) for one in sums}) == 2:  # in the second round
+        closed.append(close(self))
+        if len(closed) == 2:  # in the second round, before its checkpoint
             raise KeyboardInterrupt
-        return plain(self)
+        return closed[-1]
 
-    monkeypatch.setattr(ServerSession, "advance", dies)
+    monkeypatch.setattr(MaskedRound, "close", dies)
     with pytest.raises(KeyboardInterrupt):
         run_federation(settings(MASKED), out=Path("hidden"))
-    monkeypatch.setattr(ServerSession, "advance", plain)
     assert resume_federation(Path("hidden")).summary["adapter_sha256"] == clear["adapter_sha256"]
+    before, after = setups
+    assert before.fingerprints.keys() == after.fingerprints.keys()
+    assert not set(before.fingerprints.values()) & set(after.fingerprints.values())
+
+
+def test_references_in_the_clear_do_not_go_with_masks(place):
+    with pytest.raises(ConfigError, match="without noise and masks"):
+        run_federation(settings(MASKED), out=Path("out"), compare=("local",))
+    assert not Path("out").exists()
 
 
 def test_fewer_hospitals_than_the_threshold_stop_the_run_with_its_own_code_and_one_line(place, monkeypatch, capsys):
-    from fedmed.federated.masked_round import MaskedRound
-
     plain = MaskedRound.take
     monkeypatch.setattr(MaskedRound, "take", lambda self, one: plain(self, one) if one.hospital[-1] != "B" else None)
     chosen = [word for setting in (*TINY, MASKED) for word in ("--set", setting)]

@@ -18,7 +18,7 @@ from fedmed.federated.algorithms import ALGORITHMS, get_algorithm
 from fedmed.federated.checkpoint import load_latest, save_round
 from fedmed.federated.fixed_point import LARGEST_TOTAL_WEIGHT
 from fedmed.federated.links import Downlink
-from fedmed.federated.masked_round import Identities, MaskedRound
+from fedmed.federated.masked_round import MaskedRound, MaskSetup
 from fedmed.federated.runner import AllOrSampled, FederationState, run_rounds
 from fedmed.federated.server import apply_round
 from fedmed.federated.simulation import SimulationTransport
@@ -126,7 +126,7 @@ def test_a_stream_gives_the_same_bits_under_masks_and_a_gather_refuses_a_sum(cas
         toy.plan(),
         algorithm.template(start, toy.plan().for_hospital("hospital_A")),
         algorithm.name,
-        Identities.drawn(toy.hospitals),
+        MaskSetup.drawn(toy.hospitals),
     )
     for payload in payloads:
         masked.take(payload)

@@ -108,10 +108,12 @@ def _print(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def _print_privacy(folder: Path, summary: dict[str, Any]) -> None:
-    """What was spent, where it is written down and how to attack it; nothing where no noise was asked for."""
+    """Whether updates were masked; what noise spent, where that is written down and how to attack it."""
     from fedmed.utils.console import out as console
 
     privacy = summary["privacy"]
+    if privacy["secure_sum"]:
+        console.print(f"{'masks':<8} updates were summed under masks; the sum is not hidden", highlight=False)
     for level, unit in (("example", privacy["unit"]), ("hospital", "hospital")):
         spent = privacy[f"{level}_epsilon"]
         if spent is not None:

@@ -255,9 +255,10 @@ def privacy(summary: Json) -> str:
     values = part.table_of(summary, "privacy")
     noised = any(part.number(values, f"{level}_epsilon") is not None for level in ("example", "hospital"))
     with_it = "and neither counts nor losses" if noised else "with the counts and losses it agreed to share"
+    update = "one masked update" if values.get("secure_sum") else "one adapter update"
     stays = (
         "<p>Simulated in one process: all records were on this machine. "
-        f"Between hospitals, one adapter update a round would leave each, {with_it}.</p>"
+        f"Between hospitals, {update} a round would leave each, {with_it}.</p>"
     )
     if not values:
         return stays + part.MISSING

@@ -62,10 +62,8 @@ class Admission:
         Raises:
             UpdateRejectedError: names the hospital and the first thing wrong.
         """
-        reason = (
-            _wrong_envelope(payload, self._plan, self._algorithm, admitted)
-            or _wrong_arrays(payload.arrays, shapes)
-            or (_wrong_metrics(payload.metrics) if payload.metrics is not None else None)
+        reason = beside_the_arrays(payload, self._plan, self._algorithm, admitted) or _wrong_arrays(
+            payload.arrays, shapes
         )
         if reason is None:
             measured = _measure(payload)
@@ -81,11 +79,8 @@ class Admission:
             UpdateRejectedError: names the first thing wrong.
         """
         for name, records in summed.num_samples.items():
-            metrics = summed.metrics.get(name)
-            claimed = Payload(name, summed.round, summed.algorithm, {}, records, metrics)
-            reason = _wrong_envelope(claimed, self._plan, self._algorithm, ())
-            if reason is None and metrics is not None:
-                reason = _wrong_metrics(metrics)
+            claimed = Payload(name, summed.round, summed.algorithm, {}, records, summed.metrics.get(name))
+            reason = beside_the_arrays(claimed, self._plan, self._algorithm, ())
             if reason is not None:
                 raise UpdateRejectedError(f"the sum is refused for '{name}': {reason}")
 
@@ -108,6 +103,13 @@ def _measure(payload: Payload) -> Measured:
         squares += float(np.sum(np.square(array, dtype=np.float64)))
         digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
     return Measured(math.sqrt(squares), digest.hexdigest() if squares else "")
+
+
+def beside_the_arrays(payload: Payload, plan: RoundPlan, algorithm: str, admitted: Collection[str]) -> str | None:
+    """What is wrong with a reply but for its arrays; None: nothing."""
+    return _wrong_envelope(payload, plan, algorithm, admitted) or (
+        None if payload.metrics is None else _wrong_metrics(payload.metrics)
+    )
 
 
 def _wrong_envelope(payload: Payload, plan: RoundPlan, algorithm: str, admitted: Collection[str]) -> str | None:

@@ -6,7 +6,7 @@
 
 Every message travels as bytes. The integers are those of ``fixed_point``, so the sum is the one in the clear, to the
 bit. A hospital that sends nothing has dropped out; fewer than the threshold stop the round before anything is unmasked.
-Records counts and shared losses travel beside the vector, in the clear, as they do without masks.
+Record counts and shared losses travel beside the vector, in the clear and not signed, as they do without masks.
 
 Not covered: hospitals apart from each other; their identity keys live and end with the run, in this memory. An update
 is in one vector of the shared rank, so a hospital of a smaller rank sends zeros too.
@@ -14,6 +14,7 @@ is in one vector of the shared rank, so a hospital of a smaller rank sends zeros
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmed.errors import SecureSumError, UpdateRejectedError
+from fedmed.federated.admission import beside_the_arrays
 from fedmed.federated.fixed_point import LARGEST_TOTAL_WEIGHT, LARGEST_VALUE, SCALE, to_fixed
 from fedmed.federated.lora_products import widened
 from fedmed.privacy.secure_sum.bounds import Bounds
@@ -39,13 +41,18 @@ BITS = 64
 _LARGEST = round(LARGEST_VALUE * SCALE)  # of one integer, before its weight
 
 
+def threshold_of(hospitals: int, min_replies: int, chosen: int | None) -> int:
+    """Fewest hospitals whose sum is opened: as chosen, or two thirds and one more; never fewer than close a round."""
+    return max(chosen or default_threshold(hospitals), min_replies)
+
+
 @dataclass(frozen=True, slots=True)
-class Identities:
-    """The long-lived keys of a run's hospitals.
+class MaskSetup:
+    """What a run needs to sum under masks.
 
     Args:
-        keys: hospital -> its own key.
-        threshold: fewest hospitals whose sum is opened; None: two thirds and one more.
+        keys: hospital -> its own identity key.
+        threshold: fewest hospitals whose sum is opened; None: see ``threshold_of``.
     """
 
     keys: Mapping[str, Identity]
@@ -57,8 +64,8 @@ class Identities:
         return {name: key.fingerprint for name, key in self.keys.items()}
 
     @classmethod
-    def drawn(cls, hospitals: tuple[str, ...], threshold: int | None = None) -> Identities:
-        """New ones, from the operating system's generator."""
+    def drawn(cls, hospitals: tuple[str, ...], threshold: int | None = None) -> MaskSetup:
+        """With new keys, from the operating system's generator."""
         return cls({name: Identity.generate() for name in hospitals}, threshold)
 
 
@@ -69,21 +76,20 @@ class MaskedRound:
         plan: who is asked, and how many replies are needed: a sum of fewer is not opened.
         shapes: arrays of an update at the shared rank.
         algorithm: its name.
-        identities: of all hospitals of the plan.
+        setup: keys of all hospitals of the plan, and the threshold.
 
     Raises:
         SecureSumError: fewer than two hospitals, more than 64, or a threshold that is none of theirs.
     """
 
-    def __init__(self, plan: RoundPlan, shapes: Shapes, algorithm: str, identities: Identities) -> None:
+    def __init__(self, plan: RoundPlan, shapes: Shapes, algorithm: str, setup: MaskSetup) -> None:
         self._plan, self._shapes, self._algorithm = plan, dict(sorted(shapes.items())), algorithm
-        hospitals = len(plan.hospitals)
-        threshold = identities.threshold or default_threshold(hospitals)
-        pins = identities.fingerprints
+        hospitals, pins = len(plan.hospitals), setup.fingerprints
+        threshold = threshold_of(hospitals, plan.min_replies, setup.threshold)
         self._context = Context(
-            run_id=plan.run_id or "run", round=plan.round, attempt=0,
+            run_id=hashlib.sha256(plan.run_id.encode()).hexdigest(), round=plan.round, attempt=0,
             participants=tuple(Participant(name, pins[name]) for name in plan.hospitals),
-            threshold=max(threshold, plan.min_replies),
+            threshold=threshold,
             bounds=Bounds(BITS, hospitals, _LARGEST, LARGEST_TOTAL_WEIGHT),
             length=sum(_size(shape) for shape in self._shapes.values()),
         )  # fmt: skip
@@ -91,7 +97,8 @@ class MaskedRound:
         self._taken: dict[str, tuple[int, TrainMetrics | None]] = {}
         self._server = ServerSession(self._context)
         self._hospitals = {
-            name: HospitalSession(self._context, name, identities.keys[name], pins) for name in plan.hospitals
+            name: HospitalSession(self._context, name, setup.keys[name], pins, least=threshold)
+            for name in plan.hospitals
         }
         for session in self._hospitals.values():
             self._up(session.advertisement)
@@ -108,11 +115,12 @@ class MaskedRound:
 
         Raises:
             UpdateRejectedError: it cannot be summed: other arrays, a value out of bounds, more records than an equal
-                part of what a sum holds. The hospital then sends nothing.
+                part of what a sum holds, losses that are not finite. The hospital then sends nothing.
         """
-        most = LARGEST_TOTAL_WEIGHT // len(self._plan.hospitals)
-        if not 1 <= payload.num_samples <= most:
-            raise UpdateRejectedError(f"'{payload.hospital}' has {payload.num_samples} records, outside 1 … {most}")
+        # Now, as a sum that is unmasked and then refused could be set against a later one without this hospital.
+        reason = beside_the_arrays(payload, self._plan, self._algorithm, self._taken)
+        if reason is not None:
+            raise UpdateRejectedError(f"the update of '{payload.hospital}' is kept back: {reason}")
         if payload.arrays.keys() != self._shapes.keys():
             raise UpdateRejectedError(f"the update of '{payload.hospital}' has other arrays than were asked for")
         vector = np.concatenate(
@@ -128,7 +136,7 @@ class MaskedRound:
         """Agree on who is in the sum, and unmask it.
 
         Raises:
-            SecureSumError: too few hospitals are left, or one of them lied. Nothing was unmasked.
+            SecureSumError: too few hospitals are left, or one of them lied; its hint says whether shares have left.
         """
         for _ in ("live list", "agreements"):
             self._answer(self._server.advance())

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from fedmed.config.schema import PrivacySection, WireSection
 from fedmed.errors import FederationError, UpdateRejectedError
 from fedmed.federated.links import Uplink, apart
-from fedmed.federated.masked_round import Identities, MaskedRound
+from fedmed.federated.masked_round import MaskedRound, MaskSetup
 from fedmed.federated.noise_shares import NoiseShares
 from fedmed.types import (
     AdapterState,
@@ -43,7 +43,7 @@ class SimulationTransport:
         privacy: applied to every payload before it is handed over.
         wire: how payloads travel; None: in float32. They become messages here too, so bytes are counted on those.
         noise: what hides hospitals; None: nothing.
-        identities: keys of all hospitals; updates are then summed under masks. None: in the clear.
+        masks: keys of all hospitals; updates are then summed under masks. None: in the clear.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class SimulationTransport:
         privacy: PrivacySection,
         wire: WireSection | None = None,
         noise: NoiseShares | None = None,
-        identities: Identities | None = None,
+        masks: MaskSetup | None = None,
     ) -> None:
         self._trainer = trainer
         self._link = Uplink(privacy, wire, noise)
-        self._identities = identities
+        self._masks = masks
         self._states = dict(hospital_states)
         self._pending: dict[str, HospitalState] = {}  # becomes _states when the round is applied
 
@@ -70,10 +70,10 @@ class SimulationTransport:
             FederationError: the trainer returned a result nobody asked for, or two for one hospital.
             SecureSumError: under masks, too few hospitals are left.
         """
-        if self._identities is None:
+        if self._masks is None:
             return self._train(plan, global_state, algorithm, self._sent)
         shared = replace(plan.for_hospital(plan.hospitals[0]), rank=None)
-        masked = MaskedRound(plan, algorithm.template(global_state, shared), algorithm.name, self._identities)
+        masked = MaskedRound(plan, algorithm.template(global_state, shared), algorithm.name, self._masks)
 
         def mask(payload: Payload, link: HospitalState) -> tuple[Payload, HospitalState]:
             hidden = self._link.hidden(payload)

@@ -1,9 +1,9 @@
 """Bytes that a run will send, from the shapes of the adapter alone: what templates and encodings already say. For the
 planner.
 
-Not covered: message headers (some hundred bytes each); keys and shares of a secure sum (about a kilobyte a pair of
-hospitals); folded parts, which grow with the rounds in a way that the records decide; hospitals that miss a round and
-get everything again."""
+Not covered: message headers (some hundred bytes each); keys and shares of a secure sum (6 kB a hospital and round among
+4, 200 kB among 64); folded parts, which grow with the rounds in a way that the records decide; hospitals that miss a
+round and get everything again."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from fedmed.evaluation.report import write_report
 from fedmed.federated.algorithms import check_combination, get_algorithm
 from fedmed.federated.checkpoint import load_latest, save_round
 from fedmed.federated.links import Downlink
-from fedmed.federated.masked_round import Identities
+from fedmed.federated.masked_round import MaskSetup
 from fedmed.federated.noise_shares import NoiseShares
 from fedmed.federated.runner import AllOrSampled, FederationState, adapters_of, run_rounds
 from fedmed.federated.simulation import SimulationTransport
@@ -117,13 +117,13 @@ def resume_federation(path: Path, *, asked: FedMedConfig | None = None, compare:
 
 
 def _check_compare(config: FedMedConfig, compare: Sequence[str]) -> None:
-    if compare and config.privacy.noised:
+    if compare and (config.privacy.noised or config.privacy.secure_sum):
         raise ConfigError(
             [
-                "--compare trains references on the same records without noise, which privacy.example and"
-                " privacy.hospital are there to prevent"
+                "--compare trains references on the same records without noise and masks, which privacy.example,"
+                " privacy.hospital and privacy.secure_sum are there to prevent"
             ],
-            "leave --compare out, or compare in a run with both epsilons null",
+            "leave --compare out, or compare in a run with both epsilons null and secure_sum false",
         )
 
 
@@ -235,9 +235,9 @@ class _Run:
         left = federated.rounds - self.started_from.round
         self.ledgers = open_ledgers(privacy, self.rows, self.folder.ledgers)
         check_heads(self.ledgers, self.started_from.ledger_heads)
-        self.identities = None
+        self.masks = None
         if privacy.secure_sum:
-            self.identities = Identities.drawn(tuple(self.rows), privacy.secure_sum_threshold)
+            self.masks = MaskSetup.drawn(tuple(self.rows), privacy.secure_sum_threshold)
         self.noise = None
         if privacy.hospital.on and left:
             self.noise = NoiseShares(
@@ -282,7 +282,7 @@ class _Run:
             return run_rounds(
                 start, algorithm=self.algorithm,
                 transport=SimulationTransport(
-                    self.trainer, start.hospital_states, privacy, federated.wire, self.noise, self.identities
+                    self.trainer, start.hospital_states, privacy, federated.wire, self.noise, self.masks
                 ),
                 policy=policy, rounds=federated.rounds, on_round=on_round,
                 downlink=Downlink(federated.wire), max_norm=federated.max_reply_norm,

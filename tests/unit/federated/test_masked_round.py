@@ -13,14 +13,15 @@ from fedmed.errors import ConfigError, QuorumError, SecureSumError, UpdateReject
 from fedmed.federated import masked_round
 from fedmed.federated.algorithms import check_combination
 from fedmed.federated.algorithms.fedavg import FedAvg
-from fedmed.federated.fixed_point import LARGEST_TOTAL_WEIGHT, FixedPointSum
-from fedmed.federated.masked_round import Identities, MaskedRound
+from fedmed.federated.fixed_point import LARGEST_TOTAL_WEIGHT
+from fedmed.federated.masked_round import MaskedRound, MaskSetup
 from fedmed.federated.noise_shares import NoiseShares
 from fedmed.federated.server import apply_round
 from fedmed.federated.simulation import SimulationTransport
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.secure_sum.messages import MaskedInput
 from fedmed.privacy.secure_sum.server import ServerSession
+from fedmed.types import TrainMetrics
 
 pytestmark = pytest.mark.unit
 pytest.importorskip("cryptography")
@@ -32,8 +33,8 @@ def in_the_clear(toy, trainer, plan, privacy=None):
 
 
 def under_masks(toy, trainer, plan, privacy=None, threshold=None, noise=None):
-    identities = Identities.drawn(plan.hospitals, threshold)
-    transport = SimulationTransport(trainer, {}, privacy or PrivacySection(), noise=noise, identities=identities)
+    masks = MaskSetup.drawn(plan.hospitals, threshold)
+    transport = SimulationTransport(trainer, {}, privacy or PrivacySection(), noise=noise, masks=masks)
     return apply_round(toy.state("start"), {}, FedAvg(), plan, transport.exchange(plan, toy.state("start"), FedAvg()))
 
 
@@ -102,11 +103,35 @@ def test_what_the_coordinator_receives_of_an_update_is_never_the_update(toy, mon
     under_masks(toy, toy.trainer(), toy.plan())
     vectors = [one.words for one in seen if isinstance(one, MaskedInput)]
     assert len(vectors) == 3
-    total = FixedPointSum({name: array.shape for name, array in toy.state("start").items()})
-    for vector in vectors:
-        largest = np.abs(vector.view(np.int64).astype(np.float64)).max()
-        assert largest > 2**61  # updates, times their weight, are below 2^44: masks fill the words
-        assert total.total_weight == 0
+    # Updates, times their weight, are below 2^44, so without masks the upper 20 bits would be all 0 or all 1. Fair bits
+    # add up to within five standard deviations of half, but for one run in a million.
+    bits = np.unpackbits(np.concatenate([vector >> np.uint64(44) for vector in vectors]).astype(">u8").view(np.uint8))
+    ones, all_bits = int(bits.sum()), 20 * sum(vector.size for vector in vectors)
+    assert abs(ones - all_bits / 2) < 5 * np.sqrt(all_bits) / 2
+    assert len({vector.tobytes() for vector in vectors}) == 3
+
+
+def test_losses_that_are_not_finite_keep_a_hospital_out_before_its_vector_is_summed(toy):
+    hospitals = (*toy.hospitals, "hospital_D")
+    plan = toy.plan(hospitals, min_replies=3)
+    shapes = {name: array.shape for name, array in toy.state("start").items()}
+    masked = MaskedRound(plan, shapes, "fedavg", MaskSetup.drawn(hospitals))
+    good = TrainMetrics(1.0, (1.0,), 10, 5, 1, 0.1)
+    for name in hospitals:
+        metrics = replace(good, loss=float("nan")) if name == "hospital_D" else good
+        payload = replace(toy.payload(name, toy.state("target", name)), metrics=metrics)
+        if name == "hospital_D":
+            with pytest.raises(UpdateRejectedError, match="kept back: its losses"):
+                masked.take(payload)
+        else:
+            masked.take(payload)
+    _, _, report = apply_round(toy.state("start"), {}, FedAvg(), plan, masked.close())
+    assert report.admitted == toy.hospitals
+
+
+def test_a_run_of_any_name_is_summed(toy):
+    shapes = {name: array.shape for name, array in toy.state("start").items()}
+    MaskedRound(replace(toy.plan(), run_id="a long name " * 20), shapes, "fedavg", MaskSetup.drawn(toy.hospitals))
 
 
 def test_the_noise_of_hospitals_is_summed_under_masks_without_losing_a_bit(toy, tmp_path):
@@ -125,7 +150,7 @@ def test_the_noise_of_hospitals_is_summed_under_masks_without_losing_a_bit(toy, 
 @pytest.mark.parametrize(("records", "arrays"), [(LARGEST_TOTAL_WEIGHT // 3 + 1, None), (0, None), (10, {})])
 def test_a_hospital_refuses_to_mask_what_a_sum_cannot_hold(toy, records, arrays):
     shapes = {name: array.shape for name, array in toy.state("start").items()}
-    masked = MaskedRound(toy.plan(), shapes, "fedavg", Identities.drawn(toy.hospitals))
+    masked = MaskedRound(toy.plan(), shapes, "fedavg", MaskSetup.drawn(toy.hospitals))
     arrays = toy.state("target", "hospital_A") if arrays is None else arrays
     with pytest.raises(UpdateRejectedError, match="hospital_A"):
         masked.take(toy.payload("hospital_A", arrays, records))
@@ -134,7 +159,7 @@ def test_a_hospital_refuses_to_mask_what_a_sum_cannot_hold(toy, records, arrays)
 def test_a_sum_is_taken_in_only_for_hospitals_that_were_asked(toy):
     plan = toy.plan()
     shapes = {name: array.shape for name, array in toy.state("start").items()}
-    masked = MaskedRound(plan, shapes, "fedavg", Identities.drawn(plan.hospitals))
+    masked = MaskedRound(plan, shapes, "fedavg", MaskSetup.drawn(plan.hospitals))
     for name in plan.hospitals:
         masked.take(toy.payload(name, toy.state("target", name)))
     summed = masked.close()
@@ -166,11 +191,20 @@ def test_a_sum_is_taken_in_only_for_hospitals_that_were_asked(toy):
         ("federated.num_clients=1", "takes 2 to 64 hospitals"),
         ("federated.num_clients=65", "takes 2 to 64 hospitals"),
         ("privacy.secure_sum_threshold=2", "more than half of the 4"),
+        ("privacy.secure_sum_threshold=3", "below the 4 replies that close a round"),
+        ("federated.ranks=[16,8,8,4]", "but for sketch: rows that one hospital alone trains"),
     ],
 )
 def test_what_needs_single_updates_is_refused_with_what_still_works(setting, named):
     with pytest.raises(ConfigError, match=named):
         check_combination(load_config(None, (), ["privacy.secure_sum=true", setting]))
+
+
+def test_colluders_that_the_noise_supposes_must_not_be_more_than_the_masks_bear():
+    some = ["privacy.secure_sum=true", "federated.min_replies=3", "privacy.hospital.epsilon=8.0"]
+    check_combination(load_config(None, (), [*some, "privacy.hospital.colluding=1"]))
+    with pytest.raises(ConfigError, match="bear 1 that"):
+        check_combination(load_config(None, (), [*some, "privacy.hospital.colluding=2"]))
 
 
 def test_a_threshold_without_a_secure_sum_is_an_error():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -140,12 +141,12 @@ TO_A = {
     "the key of another hospital": (
         ADVERTISE,
         lambda lab, s: with_signed_entry(lab, s.out[A], D, mask=s.out[A].entries[1].mask),
-        f"'{D}' shows a public key that is also one of '{B}'", D,
+        f"'{D}' shows a public key that is also one of '{B}'", "",
     ),
     "the key of this hospital": (
         ADVERTISE,
         lambda lab, s: with_signed_entry(lab, s.out[A], D, mask=s.out[A].entries[0].channel),
-        f"'{D}' shows a public key that is also one of '{A}'", D,
+        f"'{D}' shows a public key that is also one of '{A}'", "",
     ),
     "one key for two purposes": (
         ADVERTISE,
@@ -281,7 +282,7 @@ TO_SERVER = {
         f"'{B}' does not carry its signature", "",
     ),
     "the key of another hospital": (
-        ADVERTISE, lambda lab, s: signed(lab, s.said[B], mask=s.said[D].mask), f"'{B}' shows .* one of '{D}'", B,
+        ADVERTISE, lambda lab, s: signed(lab, s.said[B], mask=s.said[D].mask), f"'{B}' shows .* one of '{D}'", "",
     ),
     "one key for two purposes": (
         ADVERTISE, lambda lab, s: signed(lab, s.said[B], mask=s.said[B].channel), f"'{B}' shows .* one of '{B}'", B,
@@ -646,3 +647,69 @@ def test_numbers_out_of_range_show_in_the_sum_though_nobody_can_say_whose_they_a
         lab.run(context, vectors)
     assert caught.value.culprit == ""
     assert isinstance(scene(lab, AGREE).said[B], Agreement)
+
+
+def both_shares_come_out(lab, hospitals: int, threshold: int, colluders: int) -> bool:
+    """A lying server wants the last hospital's seed and mask key. To some it shows a live list with that hospital,
+    to others one without it; its colluders sign both lists and give away their own shares."""
+    context = lab.context(hospitals, threshold=threshold)
+    at, said, at_server = {}, {}, server.Advertising(context)
+    for name, (state, message) in lab.begin(context).items():
+        at[name], said[name] = state, message
+    for _ in ("keys", "shares"):
+        for message in said.values():
+            at_server = server.receive(at_server, message)
+        at_server, outgoing = server.advance(at_server)
+        for name, message in outgoing:
+            at[name], replies = hospital.step(at[name], message)
+            said[name] = next(iter(replies), None)
+    vectors = lab.vectors(context)
+    for name in context.names:
+        at[name], _ = hospital.contribute(at[name], vectors[name])
+    bad, honest, victim = context.names[:colluders], context.names[colluders:-1], context.names[-1]
+    for cut in range(len(honest) + 1):
+        worlds = ((context.names, [victim, *honest[:cut]]), (context.names[:-1], list(honest[cut:])))
+        shares = {"seeds": set(bad), "keys": set(bad)}
+        for live, shown in worlds:
+            agreed, agreements = {}, {}
+            for name in shown:
+                with contextlib.suppress(SecureSumError):  # a list below the threshold
+                    agreed[name], (agreements[name],) = hospital.step(at[name], LiveList(context.digest, live))
+            for name in bad:
+                one = Agreement(context.digest, name, at[name].view.keys, at[name].dealt, live)
+                agreements[name] = sign(one, lab.identity(name))
+            request = UnmaskRequest(context.digest, tuple(agreements[name] for name in context.ordered(agreements)))
+            for name, state in agreed.items():
+                with contextlib.suppress(SecureSumError):  # too few agreements
+                    _, (reveal,) = hospital.step(state, request)
+                    for what in shares:
+                        if victim in dict(getattr(reveal, what)):
+                            shares[what].add(name)
+        if all(len(holders) >= threshold for holders in shares.values()):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("hospitals", range(2, 7))
+def test_a_lying_server_gets_both_shares_exactly_from_one_colluder_more_than_is_said(lab, hospitals):
+    for threshold in range(hospitals // 2 + 1, hospitals + 1):
+        borne = lab.context(hospitals, threshold=threshold).tolerated_colluders
+        for colluders in range(hospitals - 1):
+            assert both_shares_come_out(lab, hospitals, threshold, colluders) == (colluders > borne)
+
+
+def test_a_hospital_does_not_enter_a_cohort_with_a_threshold_below_its_own(lab):
+    context = lab.context(2)
+    with pytest.raises(SecureSumError, match=f"threshold of 2 where '{A}' wants 3") as caught:
+        hospital.begin(context, A, lab.identity(A), lab.pins(context), least=3)
+    assert caught.value.culprit == SERVER
+
+
+def test_after_shares_have_left_nobody_is_told_to_try_the_same_vectors_again(lab):
+    at_reveal = scene(lab, REVEAL)
+    with pytest.raises(SecureSumError) as caught:
+        server.advance(replace(at_reveal.without_b, reveals={}))
+    assert "must not be summed again" in caught.value.hint
+    with pytest.raises(SecureSumError) as caught:
+        server.advance(server.Advertising(at_reveal.context))
+    assert "start a new attempt" in caught.value.hint

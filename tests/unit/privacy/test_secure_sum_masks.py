@@ -10,6 +10,7 @@ import pytest
 
 from fedmed.errors import SecureSumError
 from fedmed.privacy.secure_sum.bounds import Bounds, choose_scale, from_words, quantise, to_words
+from fedmed.privacy.secure_sum.context import packed
 from fedmed.privacy.secure_sum.keys import public_of
 from fedmed.privacy.secure_sum.masks import CHUNK_BYTES, add_mask, pair_seed, pair_sign, self_seed
 
@@ -98,6 +99,32 @@ def test_two_hospitals_derive_one_seed_and_opposite_signs(lab):
         self_seed(a, other, "hospital_A"),
     ]
     assert len({seed, *others}) == 7
+
+
+def test_masks_come_from_what_nobody_else_knows(lab):
+    """By the library's own HKDF and X25519: the pair's from their secret, a hospital's own from what it drew."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    context, view = lab.context(3), b"v" * 32
+    a, b = random.Random(1).randbytes(32), random.Random(2).randbytes(32)
+    names = [b"hospital_A", b"hospital_C"]
+
+    def by_hand(secret, purpose, *parts):
+        info = packed(f"key {purpose}", context.digest, *parts)
+        return HKDF(hashes.SHA256(), 32, salt=context.digest, info=info).derive(secret)
+
+    shared = X25519PrivateKey.from_private_bytes(a).exchange(X25519PrivateKey.from_private_bytes(b).public_key())
+    assert pair_seed(a, public_of(b), context, view, "hospital_A", "hospital_C") == by_hand(
+        shared, "pair mask", view, *names
+    )
+    assert self_seed(a, context, "hospital_A") == by_hand(a, "self mask", names[0])
+    assert self_seed(a, context, "hospital_A") != self_seed(b, context, "hospital_A")
+    third = random.Random(3).randbytes(32)
+    assert pair_seed(third, public_of(b), context, view, "hospital_A", "hospital_C") != by_hand(
+        shared, "pair mask", view, *names
+    )
 
 
 def test_fedmeds_own_integers_fit_64_bits_and_one_more_bit_does_not():

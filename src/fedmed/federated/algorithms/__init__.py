@@ -16,6 +16,7 @@ from fedmed.federated.algorithms.ffa import FfaLora
 from fedmed.federated.algorithms.flora import FLora
 from fedmed.federated.algorithms.rolora import RoLora
 from fedmed.federated.algorithms.sketch import Sketch
+from fedmed.federated.masked_round import threshold_of
 from fedmed.federated.robust import max_tolerated
 from fedmed.privacy.secure_sum.bounds import MOST_HOSPITALS
 from fedmed.types import Algorithm, Traits
@@ -116,24 +117,44 @@ def _under_masks(config: FedMedConfig, traits: Traits) -> list[str]:
     if not privacy.secure_sum:
         unused = privacy.secure_sum_threshold is not None
         return ["privacy.secure_sum_threshold does nothing while privacy.secure_sum is false"] if unused else []
-    asked = federated.hospitals_per_round or federated.num_clients
     works = "admission by round and shape, the quorum and privacy.max_update_norm still work"
     problems = []
     if traits.kind != "stream":
         streams = _those(lambda t: t.kind == "stream")
         problems.append(f"privacy.secure_sum is not possible with {federated.algorithm}, which needs each update: use"
                         f" {streams}")  # fmt: skip
+    if federated.ranks is not None and traits.linear:
+        problems.append(
+            "privacy.secure_sum is not possible with federated.ranks, but for sketch: rows that one hospital alone"
+            " trains would stand bare in the sum"
+        )
     if federated.robust:
         problems.append(f"privacy.secure_sum hides what federated.robust must see; {works}")
     if federated.max_reply_norm is not None:
         problems.append(f"privacy.secure_sum hides what federated.max_reply_norm must see; {works}")
     if federated.wire.up != "fp32":
         problems.append("privacy.secure_sum sends whole numbers: it needs federated.wire.up=fp32")
+    return [*problems, *_threshold_under_masks(config)]
+
+
+def _threshold_under_masks(config: FedMedConfig) -> list[str]:
+    """Who may be in a masked sum, how few, and how many of them the masks bear as colluders."""
+    privacy, federated = config.privacy, config.federated
+    chosen = privacy.secure_sum_threshold
+    asked = federated.hospitals_per_round or federated.num_clients
+    quorum = federated.min_replies or asked
     if not 2 <= asked <= MOST_HOSPITALS:
-        problems.append(f"privacy.secure_sum takes 2 to {MOST_HOSPITALS} hospitals a round, not {asked}")
-    elif privacy.secure_sum_threshold is not None and not asked < 2 * privacy.secure_sum_threshold <= 2 * asked:
-        problems.append(f"privacy.secure_sum_threshold must be more than half of the {asked} hospitals of a round")
-    return problems
+        return [f"privacy.secure_sum takes 2 to {MOST_HOSPITALS} hospitals a round, not {asked}"]
+    if chosen is not None and not asked < 2 * chosen <= 2 * asked:
+        return [f"privacy.secure_sum_threshold must be more than half of the {asked} hospitals of a round"]
+    if chosen is not None and chosen < quorum:
+        return [f"privacy.secure_sum_threshold is below the {quorum} replies that close a round: set"
+                " federated.min_replies"]  # fmt: skip
+    borne = 2 * threshold_of(asked, quorum, chosen) - asked - 1
+    if privacy.hospital.colluding > borne:
+        return [f"privacy.hospital.colluding is {privacy.hospital.colluding}, and masks with these replies bear {borne}"
+                " that collude with the coordinator: raise federated.min_replies"]  # fmt: skip
+    return []
 
 
 def _those(fit: Callable[[Traits], bool]) -> str:

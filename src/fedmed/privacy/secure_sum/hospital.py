@@ -167,6 +167,7 @@ def begin(
     *,
     random: Random = secrets.token_bytes,
     used: Collection[bytes] = (),
+    least: int = 2,
 ) -> tuple[Advertised, Advertise]:
     """Take a seat in an attempt.
 
@@ -177,12 +178,15 @@ def begin(
         pins: name -> fingerprint of the other hospitals, from outside the protocol.
         random: where keys, seeds and polynomials come from; another one than the default is for tests.
         used: public keys seen in earlier attempts, this hospital's own among them.
+        least: the lowest threshold that this hospital puts up with; the server proposes the cohort, and could propose
+            two.
 
     Returns:
         The state, and what goes to the server.
 
     Raises:
-        SecureSumError: this hospital has no seat, or a participant is not the one that is pinned; names it.
+        SecureSumError: this hospital has no seat, a participant is not the one that is pinned, or the threshold is too
+            low; names who lied.
     """
     for participant in context.participants:
         pinned = identity.fingerprint if participant.name == name else pins.get(participant.name)
@@ -194,6 +198,12 @@ def begin(
             )
     if name not in context:
         raise SecureSumError(f"'{name}' has no seat in this attempt", "ask the coordinator", culprit=SERVER)
+    if context.threshold < least:
+        raise SecureSumError(
+            f"the server proposes a threshold of {context.threshold} where '{name}' wants {least}",
+            _STOP,
+            culprit=SERVER,
+        )
     channel, mask = random(KEY_BYTES), random(KEY_BYTES)
     entry = Advertise(context.digest, name, identity.public, public_of(channel), public_of(mask))
     own = sign(entry, identity)
@@ -282,11 +292,12 @@ class HospitalSession:
         *,
         random: Random = secrets.token_bytes,
         used: Collection[bytes] = (),
+        least: int = 2,
     ) -> None:
         self._name = name
         self._revealed = False
         self._state: State | None
-        self._state, self.advertisement = begin(context, name, identity, pins, random=random, used=used)
+        self._state, self.advertisement = begin(context, name, identity, pins, random=random, used=used, least=least)
 
     def __repr__(self) -> str:
         return f"HospitalSession({self._name!r}, {self.phase})"

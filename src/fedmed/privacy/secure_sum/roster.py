@@ -51,7 +51,8 @@ def check_distinct(entries: Iterable[Advertise]) -> None:
     """No key twice, within a hospital or across hospitals.
 
     Raises:
-        SecureSumError: names the hospital that comes later in the order, and the one whose key it shows.
+        SecureSumError: names both hospitals. Where they are two, either may have copied the other's, so none is shown
+            to have lied.
     """
     owners: dict[bytes, str] = {}
     for entry in entries:
@@ -60,7 +61,7 @@ def check_distinct(entries: Iterable[Advertise]) -> None:
                 raise SecureSumError(
                     f"'{entry.sender}' shows a public key that is also one of '{owners[key]}'",
                     "each hospital draws two keys of its own",
-                    culprit=entry.sender,
+                    culprit=entry.sender if owners[key] == entry.sender else "",
                 )
             owners[key] = entry.sender
 

@@ -50,7 +50,8 @@ from fedmed.privacy.secure_sum.roster import check_agreement, check_distinct, ch
 from fedmed.privacy.secure_sum.shamir import combine
 
 _LEFT_OUT = "without another message it counts as dropped out"
-_AGAIN = "a new attempt without it may work"
+_NOTHING_LEFT = "nothing was unmasked; start a new attempt when they are back"
+_NEVER_AGAIN = "shares have left: these vectors must not be summed again, go on with the next round"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +241,7 @@ def _take_keys(state: Advertising, message: Advertise) -> Advertising:
         return state
     # Any private key shows whether a public one is of low order; nothing is agreed with this one.
     check_entry(message, state.context, secrets.token_bytes(KEY_BYTES), state.used)
-    # The newcomer comes last, so that it is the one who is named.
+    # The newcomer comes last, so that it is the one who is left out.
     check_distinct([*state.entries.values(), message])
     return replace(state, entries={**state.entries, name: message})
 
@@ -362,7 +363,7 @@ def _take_reveal(state: Unmasking, message: Reveal) -> Unmasking:
 
 def _close_reveals(state: Unmasking) -> Finished:
     context, masking = state.context, state.masking
-    _enough(context, state.reveals, state.live, "revealed shares")
+    _enough(context, state.reveals, state.live, "revealed shares", _NEVER_AGAIN)
     used = [(context.point(name), state.reveals[name]) for name in context.ordered(state.reveals)][: context.threshold]
     total = masking.total.copy()
     for place, name in enumerate(state.live):
@@ -396,16 +397,20 @@ def _reconstruct(context: Context, dealer: str, what: str, shares: list[tuple[in
 def _bad_dealer(dealer: str, what: str) -> SecureSumError:
     """Every share matched the dealer's commitment, so only the dealer can have made them wrong."""
     return SecureSumError(
-        f"the shares of the {what} that '{dealer}' dealt do not give the {what} it published", _AGAIN, culprit=dealer
+        f"the shares of the {what} that '{dealer}' dealt do not give the {what} it published",
+        _NEVER_AGAIN,
+        culprit=dealer,
     )
 
 
-def _enough(context: Context, answered: Collection[str], asked: tuple[str, ...], what: str) -> None:
+def _enough(
+    context: Context, answered: Collection[str], asked: tuple[str, ...], what: str, hint: str = _NOTHING_LEFT
+) -> None:
     if len(answered) < context.threshold:
         missing = ", ".join(f"'{name}'" for name in asked if name not in answered)
         raise SecureSumError(
             f"only {len(answered)} hospitals have {what} where {context.threshold} are needed; missing: {missing}",
-            "nothing was unmasked; start a new attempt when they are back",
+            hint,
         )
 
 
