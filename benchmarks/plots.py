@@ -348,12 +348,17 @@ def draw_privacy(result: Mapping[str, Any]) -> str:
         line(left, base, left + width, base, GREY, dash="6 4"),
         text(left + 6, base - 5, "base model", colour=GREY),
     ]
+    ends: list[tuple[float, str, str]] = []
     for method, colour in zip(dict.fromkeys(row["algorithm"] for row in rows), (INK, BLUE, GREEN), strict=False):
         places = [at(row["epsilon"], row["loss"]) for row in rows if row["algorithm"] == method]
         places.sort()
         parts += [line(*first, *second, colour) for first, second in itertools.pairwise(places)]
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>' for x, y in places]
-        parts.append(text(left + width + 8, places[-1][1] + 4, method, colour=colour))
+        ends.append((places[-1][1] + 4, method, colour))
+    below = -math.inf
+    for wanted, method, colour in sorted(ends):  # from the top; none closer than a line to the one above
+        below = max(wanted, below + FONT + 2)
+        parts.append(text(left + width + 8, below, method, colour=colour))
     parts.append(text(left + width / 2, top + height + 40, "budget of one record, δ 1e-5", anchor="middle"))
     parts.append(
         f'<g transform="rotate(-90 18 {top + height / 2})">'
