@@ -9,6 +9,7 @@ from typing import Any
 from fedmed.config.schema import FedMedConfig
 from fedmed.pipeline.scoring import Records, encode
 from fedmed.types import AdapterState
+from fedmed.utils.console import track
 from fedmed.utils.random_streams import stream
 
 PUBLIC_RECORDS = 64  # of the embedded ontology
@@ -36,7 +37,8 @@ def first_adapter(
     if config.federated.fedsb_factors == "weights":
         return from_weights(model, config.model.lora.r)
     rows = encode(tokenizer, _public_records(() if config.privacy.noised else private, config.federated.seed), config)
-    return from_gradient(model, rows, config.model.lora.r, config.training)
+    with track("drawing Fed-SB's factors from public records"):
+        return from_gradient(model, rows, config.model.lora.r, config.training)
 
 
 def _public_records(private: Collection[str], seed: int) -> Records:

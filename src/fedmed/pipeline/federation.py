@@ -289,8 +289,7 @@ class _Run:
             )  # fmt: skip
 
     def _fresh_state(self) -> FederationState:
-        with track("preparing the adapter"):
-            first = first_adapter(self.config, self.model, self.tokenizer, self.start, self.known_groups)
+        first = first_adapter(self.config, self.model, self.tokenizer, self.start, self.known_groups)
         global_state, server_state = self.algorithm.start(first)
         return FederationState(round=0, global_state=global_state, server_state=server_state)
 
