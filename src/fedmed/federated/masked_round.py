@@ -8,8 +8,8 @@ Every message travels as bytes. The integers are those of ``fixed_point``, so th
 bit. A hospital that sends nothing has dropped out; fewer than the threshold stop the round before anything is unmasked.
 Record counts and shared losses travel beside the vector, in the clear and not signed, as they do without masks.
 
-Not covered: hospitals apart from each other; their identity keys live and end with the run, in this memory. An update
-is in one vector of the shared rank, so a hospital of a smaller rank sends zeros too.
+Not covered: hospitals apart from each other; their identity keys live and end with the run, in this memory. Nested
+ranks, as rows that one hospital alone has would stand bare in the sum.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from fedmed.errors import SecureSumError, UpdateRejectedError
 from fedmed.federated.admission import beside_the_arrays
 from fedmed.federated.fixed_point import LARGEST_TOTAL_WEIGHT, LARGEST_VALUE, SCALE, to_fixed
-from fedmed.federated.lora_products import widened
 from fedmed.privacy.secure_sum.bounds import Bounds
 from fedmed.privacy.secure_sum.context import SERVER, Context, Participant, default_threshold
 from fedmed.privacy.secure_sum.hospital import HospitalSession
@@ -74,7 +73,7 @@ class MaskedRound:
 
     Args:
         plan: who is asked, and how many replies are needed: a sum of fewer is not opened.
-        shapes: arrays of an update at the shared rank.
+        shapes: arrays of every hospital's update.
         algorithm: its name.
         setup: keys of all hospitals of the plan, and the threshold.
 
@@ -121,13 +120,10 @@ class MaskedRound:
         reason = beside_the_arrays(payload, self._plan, self._algorithm, self._taken)
         if reason is not None:
             raise UpdateRejectedError(f"the update of '{payload.hospital}' is kept back: {reason}")
-        if payload.arrays.keys() != self._shapes.keys():
+        if {name: array.shape for name, array in payload.arrays.items()} != self._shapes:
             raise UpdateRejectedError(f"the update of '{payload.hospital}' has other arrays than were asked for")
         vector = np.concatenate(
-            [
-                to_fixed(name, widened(payload.arrays[name], shape)).ravel() * payload.num_samples
-                for name, shape in self._shapes.items()
-            ]
+            [to_fixed(name, payload.arrays[name]).ravel() * payload.num_samples for name in self._shapes]
         )
         self._up(self._hospitals[payload.hospital].contribute(vector))
         self._taken[payload.hospital] = (payload.num_samples, payload.metrics)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import replace
 from typing import TypeAlias
 
 from fedmed.config.schema import PrivacySection, WireSection
@@ -71,9 +70,9 @@ class SimulationTransport:
             SecureSumError: under masks, too few hospitals are left.
         """
         if self._masks is None:
-            return self._train(plan, global_state, algorithm, self._sent)
-        shared = replace(plan.for_hospital(plan.hospitals[0]), rank=None)
-        masked = MaskedRound(plan, algorithm.template(global_state, shared), algorithm.name, self._masks)
+            return self._train(plan, global_state, algorithm, self._link.send)
+        shapes = algorithm.template(global_state, plan.for_hospital(plan.hospitals[0]))
+        masked = MaskedRound(plan, shapes, algorithm.name, self._masks)
 
         def mask(payload: Payload, link: HospitalState) -> tuple[Payload, HospitalState]:
             hidden = self._link.hidden(payload)
@@ -83,9 +82,6 @@ class SimulationTransport:
         for _ in self._train(plan, global_state, algorithm, mask):
             pass  # each update is in the sum, and gone
         return masked.close()
-
-    def _sent(self, payload: Payload, link: HospitalState) -> tuple[Payload, HospitalState]:
-        return self._link.send(payload, link)
 
     def _train(
         self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm, send: Send

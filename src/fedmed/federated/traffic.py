@@ -7,8 +7,6 @@ round and get everything again."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from fedmed.config.schema import FedMedConfig
@@ -42,12 +40,9 @@ def traffic(config: FedMedConfig, shapes: Shapes) -> dict[str, int]:
     for number in range(1, federated.rounds + 1):
         plan = policy.plan(number)
         for hospital in plan.hospitals:
-            if config.privacy.secure_sum:  # 64-bit words of the shared rank
-                whole = algorithm.template(state, replace(plan.for_hospital(hospital), rank=None))
-                up += 2 * body_length(whole, "fp32")
-                continue
             sent = algorithm.template(state, plan.for_hospital(hospital))
-            up += body_length(sent, federated.wire.up, top_k_share=share)
+            words = 2 if config.privacy.secure_sum else 1  # of 64 bits, where fp32 has 32
+            up += words * body_length(sent, federated.wire.up, top_k_share=share)
         if number == 1:
             down += len(plan.hospitals) * body_length(everything, "fp32")
             continue

@@ -147,13 +147,21 @@ def test_the_noise_of_hospitals_is_summed_under_masks_without_losing_a_bit(toy, 
     assert toy.same_bits(clear, hidden)
 
 
-@pytest.mark.parametrize(("records", "arrays"), [(LARGEST_TOTAL_WEIGHT // 3 + 1, None), (0, None), (10, {})])
-def test_a_hospital_refuses_to_mask_what_a_sum_cannot_hold(toy, records, arrays):
+@pytest.mark.parametrize(
+    ("records", "change"),
+    [
+        (LARGEST_TOTAL_WEIGHT // 3 + 1, lambda arrays: arrays),
+        (0, lambda arrays: arrays),
+        (10, lambda arrays: {}),
+        (10, lambda arrays: {name: array[:1] for name, array in arrays.items()}),
+    ],
+    ids=["more records than its part", "no records", "no arrays", "shorter arrays"],
+)
+def test_a_hospital_refuses_to_mask_what_a_sum_cannot_hold(toy, records, change):
     shapes = {name: array.shape for name, array in toy.state("start").items()}
     masked = MaskedRound(toy.plan(), shapes, "fedavg", MaskSetup.drawn(toy.hospitals))
-    arrays = toy.state("target", "hospital_A") if arrays is None else arrays
     with pytest.raises(UpdateRejectedError, match="hospital_A"):
-        masked.take(toy.payload("hospital_A", arrays, records))
+        masked.take(toy.payload("hospital_A", change(toy.state("target", "hospital_A")), records))
 
 
 def test_a_sum_is_taken_in_only_for_hospitals_that_were_asked(toy):
