@@ -159,7 +159,7 @@ def test_whole_hospitals_are_hidden_by_shares_whose_sum_is_exact(place):
 
 
 def test_references_without_noise_do_not_go_with_noise(place):
-    with pytest.raises(ConfigError, match="trained on the same records without noise"):
+    with pytest.raises(ConfigError, match="trains references on the same records without noise"):
         run_federation(settings(NOISE), out=Path("out"), compare=("central",))
     assert not Path("out").exists()
 
