@@ -69,6 +69,14 @@ def test_the_bench_of_the_secure_sum_carries_it_out_and_checks_it(bench):
         assert row["hospital_s"] > 0
 
 
+def test_the_hot_spots_are_all_of_the_time(bench):
+    out = bench.folder / "hotspots.json"
+    importlib.import_module("hotspots").main(["--model", "builtin:tiny-gemma", "--out", str(out)])
+    kinds = {row["what"]: row["share"] for row in json.loads(out.read_text(encoding="utf-8"))["kinds"]}
+    assert sum(kinds.values()) == pytest.approx(1.0)
+    assert kinds["products with the frozen body"] > 0.05
+
+
 def test_the_bench_of_methods_has_a_row_for_each_and_measures_once(bench, nothing_is_trained):
     medquad = ("--medquad", str(bench.folder / "nine.jsonl"))
     result = bench("algorithms", *medquad)
