@@ -30,8 +30,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
     "fedmed privacy plan --sigma 0.8 (only counts)"
 )
 def plan(
-    epsilon: Annotated[float, typer.Option(help="What one hospital's records may cost over the whole run.")] = 8.0,
-    delta: Annotated[float, typer.Option(help="Chance that ε does not hold; well below 1 / records.")] = 1e-5,
+    epsilon: Annotated[
+        float | None, typer.Option(help="What one record may cost over the whole run. Default: settings, or 8.")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Chance that ε does not hold; well below 1 / records. Default: settings.")
+    ] = None,
     records: Annotated[
         int | None, typer.Option(min=1, help="Training records of a hospital. Default: settings.")
     ] = None,
@@ -62,6 +66,8 @@ def plan(
     settings = load_config(recipe, config or (), overrides or ())
     training, federated = settings.training, settings.federated
     kept = math.floor(training.dataset.max_samples * (1 - training.dataset.test_fraction) / federated.num_clients)
+    epsilon = epsilon if epsilon is not None else settings.privacy.example.epsilon or 8.0
+    delta = delta if delta is not None else settings.privacy.example.delta
     records = records or max(1, kept)
     batch = batch or min(records, training.batch_size * training.gradient_accumulation_steps)
     steps = steps or training.max_steps or math.ceil(training.epochs * records / batch)

@@ -113,7 +113,8 @@ def _print_privacy(folder: Path, summary: dict[str, Any]) -> None:
 
     privacy = summary["privacy"]
     if privacy["secure_sum"]:
-        console.print(f"{'masks':<8} updates were summed under masks; the sum is not hidden", highlight=False)
+        bare = "" if privacy["hospital_epsilon"] is not None else "; the sum itself is not hidden"
+        console.print(f"{'masks':<8} updates were summed under masks{bare}", highlight=False)
     for level, unit in (("example", privacy["unit"]), ("hospital", "hospital")):
         spent = privacy[f"{level}_epsilon"]
         if spent is not None:
