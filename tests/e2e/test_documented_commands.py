@@ -51,6 +51,8 @@ def place(tmp_path_factory):
 
 def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     words = shlex.split(command)[1:]
+    if "--out" in words:  # a page may name the folder of a run that is there already
+        shutil.rmtree(folder / words[words.index("--out") + 1], ignore_errors=True)
     if words[0] in ("run", "train") and "--resume" not in words:
         words += [word for setting in SMALL for word in ("--set", setting)]
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nobody listens there
