@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -288,9 +289,13 @@ class _Run:
                 downlink=Downlink(federated.wire), max_norm=federated.max_reply_norm,
             )  # fmt: skip
 
+    @functools.cached_property
+    def _first(self) -> AdapterState:
+        """Where the method begins; Fed-SB's factors take a gradient, which a resumed run need not repeat."""
+        return first_adapter(self.config, self.model, self.tokenizer, self.start, self.known_groups)
+
     def _fresh_state(self) -> FederationState:
-        first = first_adapter(self.config, self.model, self.tokenizer, self.start, self.known_groups)
-        global_state, server_state = self.algorithm.start(first)
+        global_state, server_state = self.algorithm.start(self._first)
         return FederationState(round=0, global_state=global_state, server_state=server_state)
 
     def _losses(self, state: FederationState, scorer: Scorer) -> Scores:
