@@ -3,6 +3,7 @@
 
 import errno
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -99,13 +100,15 @@ def test_debug_after_a_bare_double_dash_is_a_word_like_any_other() -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["config", "show", "--nonsense"], "error: No such option: --nonsense: see 'fedmed config show --help'"),
-        (["nonsense"], "error: No such command 'nonsense': see 'fedmed --help'"),
+        # The words between are the command line library's own, and differ by its version.
+        (["config", "show", "--nonsense"], r"error: No such option:? '?--nonsense'?: see 'fedmed config show --help'"),
+        (["nonsense"], r"error: No such command 'nonsense': see 'fedmed --help'"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(capsys: Capture, words: list[str], line: str) -> None:
     assert cli.main(words) == 2
-    assert capsys.readouterr().err.splitlines() == [line]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(line, said)
 
 
 def test_the_version_and_the_help_are_printed_without_a_command(capsys: Capture) -> None:
