@@ -29,12 +29,20 @@ FedMedError                     1
 ├── SafetyPolicyError          70   the guardrail policy cannot be used
 ├── HubError                   80   the hub did not give what was asked of it
 ├── MissingExtraError          90   an optional part of FED-MED is not installed
-└── PrivacyError              100
-    ├── BudgetError           101   a privacy budget would be exceeded; nothing was spent
-    ├── LedgerError           102   a ledger of privacy is damaged, or does not go with what was asked of it
-    ├── AccountingError       103   no ε can be stated for these numbers, or none meets the target
-    ├── GateError             104   attacks on a finished run found more than its limits allow
-    └── SecureSumError        105   a secure sum stopped: a lie, a damaged message, or too few hospitals; says who
+├── PrivacyError              100
+│   ├── BudgetError           101   a privacy budget would be exceeded; nothing was spent
+│   ├── LedgerError           102   a ledger of privacy is damaged, or does not go with what was asked of it
+│   ├── AccountingError       103   no ε can be stated for these numbers, or none meets the target
+│   ├── GateError             104   attacks on a finished run found more than its limits allow
+│   └── SecureSumError        105   a secure sum stopped: a lie, a damaged message, or too few hospitals; says who
+└── NetworkError              110
+    ├── KeyFileError          111   a private key cannot be made or read: wrong passphrase, damaged, open to others
+    ├── CertificateError      112   a certificate is damaged, expired, or not of this authority
+    ├── JoinError             113   an invitation or a request to join is damaged, forged or for another federation
+    ├── RosterError           114   a hospital cannot be added, approved, revoked or pinned
+    ├── SiteFolderError       115   a coordinator's or a hospital's folder is missing, in the way or damaged
+    ├── SitePolicyError       116   a hospital's policy file cannot be used
+    └── PlanRefusedError      117   a hospital's policy, or a person there, refuses what a plan asks; lists every reason
 """
 
 from __future__ import annotations
@@ -213,4 +221,42 @@ class SecureSumError(PrivacyError):
 
     def __init__(self, what: str, hint: str = "", *, culprit: str = "") -> None:
         self.culprit = culprit
+        super().__init__(what, hint)
+
+
+class NetworkError(FedMedError):
+    exit_code = 110
+
+
+class KeyFileError(NetworkError):
+    exit_code = 111
+
+
+class CertificateError(NetworkError):
+    exit_code = 112
+
+
+class JoinError(NetworkError):
+    exit_code = 113
+
+
+class RosterError(NetworkError):
+    exit_code = 114
+
+
+class SiteFolderError(NetworkError):
+    exit_code = 115
+
+
+class SitePolicyError(NetworkError):
+    exit_code = 116
+
+
+class PlanRefusedError(NetworkError):
+    """A hospital does not do what a plan asks; ``reasons`` holds every one."""
+
+    exit_code = 117
+
+    def __init__(self, what: str, hint: str = "", *, reasons: Sequence[str] = ()) -> None:
+        self.reasons = tuple(reasons)
         super().__init__(what, hint)
