@@ -150,6 +150,16 @@ def read_override(text: str, flag: str) -> Layer:
     return layer
 
 
+def read_values(text: str, source: str) -> tuple[Any, Mapping[KeyPath, str], list[str]]:
+    """Any other YAML file by the same rules: its value, the place of each part of it ("file:line"), and problems."""
+    layer, places = Layer(), dict[KeyPath, str]()
+    node = _compose(text, layer, lambda line: f"{source}:{line}")
+    if node is None:
+        return None, places, layer.problems
+    value = _plain(node, (), lambda part: f"{source}:{part.start_mark.line + 1}", layer, places)
+    return value, places, layer.problems
+
+
 def display_path(path: Path) -> str:
     """``path`` as a person would write it: relative to the working folder where it lies inside."""
     try:
