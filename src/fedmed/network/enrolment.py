@@ -5,11 +5,12 @@ Not covered: carrying request.json to the coordinator where the hospital cannot 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedmed.errors import RosterError
+from fedmed.errors import OutputNotWritableError, RosterError
 from fedmed.network.federation_folder import FederationFolder
 from fedmed.network.invitation_source import FILE_NAME, find_invitation
 from fedmed.network.joining import same_fingerprint
@@ -55,7 +56,11 @@ def join(
         coordinator = FederationFolder.open(beside)
         coordinator.check_name_free(name)  # before keys are made
     site = Site.create(folder, invitation, name, data=data, passphrase=passphrase)
-    return Joined(site, coordinator.leave_request(site.request()) if coordinator else None)
+    delivered = None
+    if coordinator:
+        with contextlib.suppress(OutputNotWritableError):  # it may read there only: then a person carries the request
+            delivered = coordinator.leave_request(site.request())
+    return Joined(site, delivered)
 
 
 def pin_request(site: Site, path: Path, fingerprint: str, *, replace: bool = False) -> str:

@@ -5,7 +5,14 @@ import stat
 
 import pytest
 
-from fedmed.errors import CertificateError, JoinError, KeyFileError, RosterError, SiteFolderError
+from fedmed.errors import (
+    CertificateError,
+    JoinError,
+    KeyFileError,
+    OutputNotWritableError,
+    RosterError,
+    SiteFolderError,
+)
 from fedmed.network import invitation_source
 from fedmed.network.enrolment import join, pin_request, pin_text
 from fedmed.network.federation_folder import FederationFolder
@@ -127,6 +134,18 @@ def test_a_name_that_is_taken_is_refused_before_keys_are_made(federation, hospit
         with pytest.raises(RosterError, match="already"):
             join(str(federation.path), name, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_coordinators_folder_that_may_only_be_read_leaves_the_request_to_be_carried(
+    federation, tmp_path, monkeypatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OutputNotWritableError("cannot write", "x")
+
+    monkeypatch.setattr(FederationFolder, "leave_request", refuse)
+    joined = join(str(federation.path), "hospital_A", tmp_path / "a")
+    assert joined.delivered is None
+    assert federation.take_in(joined.site.request_path).status == "waiting"
 
 
 def test_a_revoked_hospital_joins_again_only_with_new_keys(federation, hospital) -> None:
