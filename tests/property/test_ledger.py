@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from fedmed.errors import BudgetError, LedgerError
 from fedmed.privacy.accountant import Concentrated
 from fedmed.privacy.ledger import Budget, Ledger
+from fedmed.utils.hash_chain import ChainFile
 
 pytestmark = pytest.mark.property
 
@@ -40,13 +41,13 @@ def unfinished(folder: Path, event: Concentrated = SECOND) -> tuple[Path, bytes,
     before = path.read_bytes()
     kept: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
-        append = Ledger._append
+        write = ChainFile._write
 
-        def spying(self: Ledger, rest: bytes) -> None:
+        def spying(self: ChainFile, rest: bytes) -> None:
             kept.append((folder / ".ledger.jsonl.intent").read_bytes())
-            append(self, rest)
+            write(self, rest)
 
-        patch.setattr(Ledger, "_append", spying)
+        patch.setattr(ChainFile, "_write", spying)
         ledger.charge("run", 2, 0, event, BUDGET)
     return path, before, path.read_bytes()[len(before) :], kept[0]
 
@@ -182,15 +183,15 @@ def charge_and_die(path: Path, step: int, cut: int) -> None:
 
         return called
 
-    def in_parts(self: Ledger, rest: bytes) -> None:
+    def in_parts(self: ChainFile, rest: bytes) -> None:
         with path.open("ab", buffering=0) as file:
             file.write(rest[:cut])
         reached()
-        append(self, rest[cut:])
+        write(self, rest[cut:])
 
-    ledger, append = Ledger.open(path, "A"), Ledger._append
+    ledger, write = Ledger.open(path, "A"), ChainFile._write
     os.fsync, os.replace, Path.unlink = around(os.fsync), around(os.replace), around(Path.unlink)
-    Ledger._append = around(in_parts)
+    ChainFile._write = around(in_parts)
     ledger.charge("run", 2, 0, SECOND, BUDGET)
     os.write(1, b"left")
 

@@ -1,15 +1,14 @@
 """What a hospital has spent: one append-only file across all its runs. training, hospital_dp -> HERE -> result leaves.
 
-One JSON object a line; each holds the SHA-256 of the line before it and its own:
+A chained file (``utils.hash_chain``) with two kinds of lines:
 
     open    the first line: format and hospital
     charge  run, round, attempt, level, unit, event (see accountant), δ and ε of the budget it was held against
 
-**Order of a charge.** Budget checked; the new line written whole to ``.NAME.intent`` and synced; appended and synced;
-intent removed; only then does ``charge`` return and may a result leave. A crash before the intent is whole has spent
-nothing and nothing left. A crash after it counts as spent, although nothing left: the next to open the ledger finishes
-the line. So what the ledger shows is never less than what was spent, at any byte. No crash leaves a cut line without
-an intent; such a line is damage, and stops everything.
+**Order of a charge.** Budget checked; the line appended, by an intent that is synced first; only then does ``charge``
+return and may a result leave. A crash before the intent is whole has spent nothing and nothing left. A crash after it
+counts as spent, although nothing left. So what the ledger shows is never less than what was spent, at any byte. A cut
+line without an intent is damage, and stops everything.
 
 A checkpoint keeps ``head()``, never a ledger: going back to an old checkpoint refunds nothing.
 
@@ -20,13 +19,8 @@ records. Training without noise is in no ledger.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
-import json
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +38,9 @@ from fedmed.privacy.accountant import (
     fits,
     level_of,
 )
-from fedmed.utils.files import clear_write_errors, write_atomic
+from fedmed.utils.hash_chain import Chain, ChainFile, Tip
 
 FORMAT = 1
-_NOTHING = "0" * 64  # what the first line names as the line before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +72,14 @@ class Entry:
 class _Content:
     """A ledger as read."""
 
-    raw: bytes
     hospital: str
     entries: tuple[Entry, ...]
     hashes: tuple[str, ...]
+    tip: Tip
 
     @property
     def head(self) -> str:
-        return self.hashes[-1]
+        return self.tip.head
 
     def events(self, unit: Unit) -> list[Event]:
         return [entry.event for entry in self.entries if entry.event.unit == unit]
@@ -100,6 +93,7 @@ class Ledger:
 
     def __init__(self, path: Path, hospital: str | None, *, writable: bool) -> None:
         self._path = path
+        self._file = ChainFile(path, "ledger", LedgerError, "so what was spent is not known")
         self._hospital = hospital
         self._writable = writable
 
@@ -116,10 +110,9 @@ class Ledger:
             OutputNotWritableError, DiskFullError.
         """
         ledger = cls(path, hospital, writable=True)
-        with ledger._locked():
-            if not path.exists() and not _intent_of(path).exists():
-                first = _line({"kind": "open", "format": FORMAT, "hospital": hospital}, 0, _NOTHING)
-                write_atomic(path, first)
+        with ledger._file.locked():
+            if not ledger._file.exists():
+                ledger._file.create({"kind": "open", "format": FORMAT, "hospital": hospital})
             ledger._refresh()
         return ledger
 
@@ -219,7 +212,7 @@ class Ledger:
         check_target(budget.epsilon, budget.delta)
         if not (_is_count(round) and (attempt is None or _is_count(attempt))):
             raise LedgerError(f"round {round!r} or attempt {attempt!r} is not a whole number from 0", "number them")
-        with self._locked():
+        with self._file.locked():
             content = self._refresh()
             if attempt is None:
                 had = (entry.attempt for entry in content.entries if entry.key[::3] == (run_id, level_of(event.unit))
@@ -241,9 +234,7 @@ class Ledger:
                 "level": level_of(event.unit), "unit": event.unit, "event": event_as_dict(event),
                 "delta": budget.delta, "budget": budget.epsilon,
             }  # fmt: skip
-            line = _line(body, wanted.seq, content.head)
-            write_atomic(_intent_of(self._path), line)
-            self._append(line)
+            self._file.append([body], content.tip)
         return wanted
 
     def _check_unit(self, content: _Content, unit: Unit) -> None:
@@ -274,122 +265,24 @@ class Ledger:
 
     def _content(self) -> _Content:
         """The newest state, without a lock: what an intent announces counts as spent."""
-        for _ in range(100):  # a charge may be going on; an intent never comes back once it was removed
-            intent, raw = _read_intent(self._path), _read(self._path)
-            if intent == _read_intent(self._path) and (intent is not None or raw.endswith(b"\n")):
-                break
-        return self._finished(raw, intent)
+        return self._understood(self._file.look())
 
     def _refresh(self) -> _Content:
         """The newest state, under the lock, with the line finished that a crash left behind."""
-        intent, raw = _read_intent(self._path), _read(self._path)
-        content = self._finished(raw, intent)
-        if intent is not None:
-            self._append(content.raw[len(raw) :])  # maybe nothing: who was killed may not have synced
-        return content
+        return self._understood(self._file.refresh())
 
-    def _finished(self, raw: bytes, intent: bytes | None) -> _Content:
-        """The ledger as it is once the intent is carried out."""
-        last = raw[raw.rfind(b"\n", 0, -1) + 1 :]
-        if intent is not None and intent != last:
-            cut = raw.rfind(b"\n") + 1
-            before = _parse(self._path, raw[:cut], self._hospital)
-            if not (intent.startswith(raw[cut:]) and _values(intent[:-1], len(before.hashes), before.head)):
-                raise LedgerError(
-                    f"{self._path} and {_intent_of(self._path).name} beside it do not belong together",
-                    "put both back from one copy; neither is changed",
-                )
-            raw = raw[:cut] + intent
-        return _parse(self._path, raw, self._hospital)
-
-    def _append(self, rest: bytes) -> None:
-        with clear_write_errors(self._path), open(self._path, "ab", buffering=0) as file:
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
-            _intent_of(self._path).unlink()
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One process at a time; a second waits. The system frees the lock on any exit."""
-        lock = self._path.with_name(f".{self._path.name}.lock")
-        with clear_write_errors(lock):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
-
-
-def _intent_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.intent")
-
-
-def _read_intent(path: Path) -> bytes | None:
-    """The line that is being appended; None: no charge is going on, nor was one cut."""
-    try:
-        return _intent_of(path).read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise LedgerError(
-            f"{_intent_of(path)} cannot be read ({error.strerror or error}); it says what is being charged",
-            "make it readable, or put it back from a copy together with the ledger",
-        ) from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise LedgerError(
-            f"the ledger {path} cannot be read ({error.strerror or error})",
-            "check the path; 'fedmed privacy ledger --help' says what it is",
-        ) from error
-
-
-def _line(body: dict[str, Any], seq: int, previous: str) -> bytes:
-    values = {"seq": seq, "previous": previous} | body
-    return _canonical(values | {"sha256": hashlib.sha256(_canonical(values)).hexdigest()}) + b"\n"
-
-
-def _canonical(values: dict[str, Any]) -> bytes:
-    return json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-def _parse(path: Path, raw: bytes, hospital: str | None) -> _Content:
-    entries: list[Entry] = []
-    hashes: list[str] = []
-    owner = ""
-    *lines, rest = raw.split(b"\n")
-    for number, text in enumerate(lines, 1):
-        values = _values(text, len(hashes), hashes[-1] if hashes else _NOTHING)
-        try:
-            if values is None:
-                raise ValueError("not the line that belongs here")
-            if number == 1:
-                owner = _owner(path, values, hospital)
-            else:
-                entries.append(_entry(values, owner))
-        except (KeyError, TypeError, ValueError, AccountingError) as error:
-            raise _damaged(path, number) from error
-        hashes.append(values["sha256"])
-    if rest or not hashes:
-        raise _damaged(path, len(lines) + 1)
-    return _Content(raw, owner, tuple(entries), tuple(hashes))
-
-
-def _values(text: bytes, seq: int, previous: str) -> dict[str, Any] | None:
-    """A line's values; None: it is not the line that belongs here."""
-    try:
-        values: dict[str, Any] = json.loads(text)
-        body = {key: value for key, value in values.items() if key != "sha256"}
-        whole = _line({key: body[key] for key in body if key not in ("seq", "previous")}, seq, previous)
-        return values if whole == text + b"\n" and isinstance(values.get("kind"), str) else None
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        return None
+    def _understood(self, chain: Chain) -> _Content:
+        entries: list[Entry] = []
+        owner = ""
+        for number, values in enumerate(chain.lines, 1):
+            try:
+                if number == 1:
+                    owner = _owner(self._path, values, self._hospital)
+                else:
+                    entries.append(_entry(values, owner))
+            except (KeyError, TypeError, ValueError, AccountingError) as error:
+                raise self._file.damaged(number) from error
+        return _Content(owner, tuple(entries), tuple(chain.hashes), chain.tip)
 
 
 def _owner(path: Path, values: dict[str, Any], hospital: str | None) -> str:
@@ -413,13 +306,6 @@ def _entry(values: dict[str, Any], owner: str) -> Entry:
         raise ValueError("the line contradicts itself")
     budget = Budget(float(values["budget"]), float(values["delta"]))
     return Entry(values["seq"], values["run"], values["round"], values["attempt"], event, budget)
-
-
-def _damaged(path: Path, line: int) -> LedgerError:
-    return LedgerError(
-        f"line {line} of the ledger {path} is damaged or out of place, so what was spent is not known",
-        "put the file back from a copy; a line is never to be edited or removed",
-    )
 
 
 def _is_count(value: object) -> bool:
