@@ -35,14 +35,17 @@ FedMedError                     1
 │   ├── AccountingError       103   no ε can be stated for these numbers, or none meets the target
 │   ├── GateError             104   attacks on a finished run found more than its limits allow
 │   └── SecureSumError        105   a secure sum stopped: a lie, a damaged message, or too few hospitals; says who
-└── NetworkError              110
-    ├── KeyFileError          111   a private key cannot be made or read: wrong passphrase, damaged, open to others
-    ├── CertificateError      112   a certificate is damaged, expired, or not of this authority
-    ├── JoinError             113   an invitation or a request to join is damaged, forged or for another federation
-    ├── RosterError           114   a hospital cannot be added, approved, revoked or pinned
-    ├── SiteFolderError       115   a coordinator's or a hospital's folder is missing, in the way or damaged
-    ├── SitePolicyError       116   a hospital's policy file cannot be used
-    └── PlanRefusedError      117   a hospital's policy, or a person there, refuses what a plan asks; lists every reason
+├── NetworkError              110
+│   ├── KeyFileError          111   a private key cannot be made or read: wrong passphrase, damaged, open to others
+│   ├── CertificateError      112   a certificate is damaged, expired, or not of this authority
+│   ├── JoinError             113   an invitation or a request to join is damaged, forged or for another federation
+│   ├── RosterError           114   a hospital cannot be added, approved, revoked or pinned
+│   ├── SiteFolderError       115   a coordinator's or a hospital's folder is missing, in the way or damaged
+│   ├── SitePolicyError       116   a hospital's policy file cannot be used
+│   └── PlanRefusedError      117   a hospital's policy, or a person there, refuses what a plan asks; lists every reason
+└── AuditLogError             120   an audit log or a witness's file cannot be read or gone on with
+    ├── AuditBrokenError      121   an audit log is not what was written: changed, missing, added, reordered, cut, anew
+    └── AuditUnprovenError    122   nothing contradicts an audit log, but no signature or no witness vouches for it
 """
 
 from __future__ import annotations
@@ -260,3 +263,15 @@ class PlanRefusedError(NetworkError):
     def __init__(self, what: str, hint: str = "", *, reasons: Sequence[str] = ()) -> None:
         self.reasons = tuple(reasons)
         super().__init__(what, hint)
+
+
+class AuditLogError(FedMedError):
+    exit_code = 120
+
+
+class AuditBrokenError(AuditLogError):
+    exit_code = 121
+
+
+class AuditUnprovenError(AuditLogError):
+    exit_code = 122

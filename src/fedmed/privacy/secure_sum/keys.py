@@ -1,8 +1,9 @@
 """Who signs, what is agreed, what is derived: Ed25519, X25519, HKDF-SHA256, ChaCha20-Poly1305 on raw bytes.
 
-An identity key lives as long as a hospital; others pin its SHA-256 fingerprint, exchanged beforehand and outside the
-protocol. For each attempt a hospital draws two X25519 keys: one for the channels that carry shares, one for masks. They
-differ because the second one's private half is given away, in shares, when its owner drops out.
+An identity key (``utils.signing``) lives as long as a hospital and signs what ``context.packed`` made; others pin its
+SHA-256 fingerprint, exchanged beforehand and outside the protocol. For each attempt a hospital draws two X25519 keys:
+one for the channels that carry shares, one for masks. They differ because the second one's private half is given away,
+in shares, when its owner drops out.
 
 A public key is 32 bytes in their only canonical spelling, so that two spellings of one key cannot pass for two keys. A
 key of low order makes every shared secret zero; such a secret is refused.
@@ -13,73 +14,22 @@ Sources: RFC 7748, 8032, 5869, 8439.
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-from dataclasses import dataclass, field
 from typing import Any
 
 from fedmed.errors import SecureSumError
 from fedmed.privacy.secure_sum.context import packed
 from fedmed.privacy.secure_sum.shamir import Random
 from fedmed.utils.extras import require
+from fedmed.utils.signing import EXTRA, KEY_BYTES, SIGNATURE_BYTES, Identity, fingerprint, is_signed
 
-KEY_BYTES = 32
-SIGNATURE_BYTES = 64
+__all__ = [
+    "KEY_BYTES", "NONCE_BYTES", "SEAL_BYTES", "SIGNATURE_BYTES", "Identity", "agree", "derive", "fingerprint",
+    "is_canonical", "is_signed", "public_of", "seal", "unseal",
+]  # fmt: skip
+
 NONCE_BYTES = 12
 SEAL_BYTES = NONCE_BYTES + 16  # what sealing adds to a plaintext
-_EXTRA = "privacy"
 _FIELD = 2**255 - 19
-
-
-def fingerprint(public: bytes) -> bytes:
-    """SHA-256 of a public identity key: what others pin."""
-    return hashlib.sha256(public).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A hospital's long-lived Ed25519 key.
-
-    Args:
-        private: 32 bytes; secret.
-    """
-
-    private: bytes = field(repr=False)
-    public: bytes = field(init=False)
-
-    def __post_init__(self) -> None:
-        if len(self.private) != KEY_BYTES:
-            raise SecureSumError("a private identity key has the wrong length", f"it has {KEY_BYTES} bytes")
-        object.__setattr__(
-            self,
-            "public",
-            _ed25519().Ed25519PrivateKey.from_private_bytes(self.private).public_key().public_bytes_raw(),
-        )
-
-    @classmethod
-    def generate(cls, random: Random = secrets.token_bytes) -> Identity:
-        """A new one."""
-        return cls(random(KEY_BYTES))
-
-    @property
-    def fingerprint(self) -> bytes:
-        """What others pin."""
-        return fingerprint(self.public)
-
-    def sign(self, signed: bytes) -> bytes:
-        """64 bytes; ``signed`` must come from ``context.packed``, with a domain of its own."""
-        signature: bytes = _ed25519().Ed25519PrivateKey.from_private_bytes(self.private).sign(signed)
-        return signature
-
-
-def is_signed(public: bytes, signature: bytes, signed: bytes) -> bool:
-    """Whether the owner of a public identity key signed these bytes."""
-    invalid = require("cryptography.exceptions", _EXTRA).InvalidSignature
-    try:
-        _ed25519().Ed25519PublicKey.from_public_bytes(public).verify(signature, signed)
-    except (invalid, ValueError):
-        return False
-    return True
 
 
 def public_of(private: bytes) -> bytes:
@@ -132,8 +82,8 @@ def derive(secret: bytes, purpose: str, context: bytes, *parts: bytes) -> bytes:
         context: the attempt's digest.
         parts: who is meant, for example.
     """
-    hashes = require("cryptography.hazmat.primitives.hashes", _EXTRA)
-    hkdf = require("cryptography.hazmat.primitives.kdf.hkdf", _EXTRA).HKDF
+    hashes = require("cryptography.hazmat.primitives.hashes", EXTRA)
+    hkdf = require("cryptography.hazmat.primitives.kdf.hkdf", EXTRA).HKDF
     key: bytes = hkdf(hashes.SHA256(), 32, salt=context, info=packed(f"key {purpose}", context, *parts)).derive(secret)
     return key
 
@@ -151,7 +101,7 @@ def seal(key: bytes, plain: bytes, bound: bytes, random: Random) -> bytes:
 
 def unseal(key: bytes, sealed: bytes, bound: bytes) -> bytes | None:
     """The plaintext, or None where it was not sealed by this key with these bound bytes."""
-    invalid = require("cryptography.exceptions", _EXTRA).InvalidTag
+    invalid = require("cryptography.exceptions", EXTRA).InvalidTag
     try:
         plain: bytes = _aead().ChaCha20Poly1305(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound)
     except (invalid, ValueError):
@@ -159,13 +109,9 @@ def unseal(key: bytes, sealed: bytes, bound: bytes) -> bytes | None:
     return plain
 
 
-def _ed25519() -> Any:
-    return require("cryptography.hazmat.primitives.asymmetric.ed25519", _EXTRA)
-
-
 def _x25519() -> Any:
-    return require("cryptography.hazmat.primitives.asymmetric.x25519", _EXTRA)
+    return require("cryptography.hazmat.primitives.asymmetric.x25519", EXTRA)
 
 
 def _aead() -> Any:
-    return require("cryptography.hazmat.primitives.ciphers.aead", _EXTRA)
+    return require("cryptography.hazmat.primitives.ciphers.aead", EXTRA)
