@@ -50,7 +50,7 @@ FedMedError                     1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class FedMedError(Exception):
@@ -135,7 +135,13 @@ class FederationError(FedMedError):
 
 
 class QuorumError(FederationError):
+    """Too few usable replies; ``refused`` says of each other hospital why its is not."""
+
     exit_code = 51
+
+    def __init__(self, what: str, hint: str = "", *, refused: Mapping[str, str] | None = None) -> None:
+        self.refused = dict(refused or {})
+        super().__init__(what, hint)
 
 
 class UpdateRejectedError(FederationError):

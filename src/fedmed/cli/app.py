@@ -26,7 +26,7 @@ _USAGE_ERROR = typer.BadParameter.__mro__[2]  # ClickException, which typer brin
 
 def build_app() -> typer.Typer:
     """The whole command tree. No command group imports torch before one of its commands runs."""
-    from fedmed.cli import ask, config, data, federation, plan, privacy, report, run, train
+    from fedmed.cli import ask, audit, config, data, federation, plan, privacy, report, run, train
 
     app = typer.Typer(
         name="fedmed",
@@ -43,6 +43,7 @@ def build_app() -> typer.Typer:
     app.add_typer(config.app, name="config")
     app.add_typer(privacy.app, name="privacy")
     app.add_typer(federation.app, name="federation")
+    app.add_typer(audit.app, name="audit")
     return app
 
 

@@ -126,6 +126,7 @@ def _check_quorum(plan: RoundPlan, usable: Collection[str], refused: dict[str, s
             f"round {plan.round} has {len(usable)} usable replies and needs {max(plan.min_replies, 1)}"
             f" ({'; '.join(refused[name] for name in sorted(refused))})",
             "the global adapter stays as it was; see to these hospitals, then resume",
+            refused=refused,
         )
 
 

@@ -18,6 +18,7 @@ import torch
 
 from fedmed.errors import AdapterMismatchError, ModelCorruptError, ModelNotFoundError
 from fedmed.types import AdapterState
+from fedmed.utils.digests import arrays_sha256
 from fedmed.utils.extras import require
 from fedmed.utils.files import write_atomic, write_json
 
@@ -212,14 +213,8 @@ def attach_adapter(model_base: Any, folder: Path) -> Any:
     return model.eval()
 
 
-def adapter_sha256(state: Mapping[str, Any]) -> str:
-    """SHA-256 over each sorted key with its shape, type and bytes: equal exactly when the adapters are, bit for bit."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        array = np.ascontiguousarray(state[key])
-        digest.update(f"{key}\0{array.shape}\0{array.dtype.str}\0".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+adapter_sha256 = arrays_sha256
+"""SHA-256 of an adapter state: equal exactly when the adapters are, bit for bit."""
 
 
 def base_fingerprint(model: Any) -> str:

@@ -18,21 +18,23 @@ from fedmed.agent.metrics import MetricsTracker
 from fedmed.config.load import config_digest
 from fedmed.config.schema import FedMedConfig
 from fedmed.data.split_folder import write_split
-from fedmed.errors import ConfigChangedError, ConfigError, EmptyDataError, RunError
+from fedmed.errors import AuditLogError, ConfigChangedError, ConfigError, EmptyDataError, RunError
 from fedmed.evaluation.likelihood import OnRows
 from fedmed.evaluation.report import write_report
 from fedmed.federated.algorithms import check_combination, get_algorithm
+from fedmed.federated.audit_trail import AuditedTransport, AuditTrail
 from fedmed.federated.checkpoint import load_latest, save_round
 from fedmed.federated.links import Downlink
 from fedmed.federated.masked_round import MaskSetup
 from fedmed.federated.noise_shares import NoiseShares
 from fedmed.federated.runner import AllOrSampled, FederationState, adapters_of, run_rounds
 from fedmed.federated.simulation import SimulationTransport
-from fedmed.model.adapter import get_adapter_state, save_adapter, set_adapter_state
+from fedmed.model.adapter import WEIGHTS, get_adapter_state, save_adapter, set_adapter_state
 from fedmed.model.load_model import shared_model
 from fedmed.pipeline.algorithm_start import first_adapter
 from fedmed.pipeline.comparison import REFERENCES, References
 from fedmed.pipeline.model_card import model_card
+from fedmed.pipeline.run_audit import enter_results, open_trail
 from fedmed.pipeline.run_folder import RunFolder, new_run_name, resume_run, start_run
 from fedmed.pipeline.run_records import run_records
 from fedmed.pipeline.scoring import Records, Scorer, Scores, encode
@@ -44,6 +46,7 @@ from fedmed.training.stepper import StepResult
 from fedmed.training.steps import steps_per_round
 from fedmed.training.trainer import make_trainer
 from fedmed.types import AdapterState, LocalJob, RoundReport
+from fedmed.utils.audit_log import Head
 from fedmed.utils.console import Step, track
 from fedmed.utils.files import check_writable, folder_lock, write_atomic
 from fedmed.utils.runs import DEFAULT_ROOT, note_latest
@@ -137,6 +140,7 @@ class _Run:
         self.compare = [name for name in REFERENCES if name in compare]
         self.command = command
         self.clock = Clock()
+        self.audit: AuditTrail | None = None
 
     def carry_out(self) -> Outcome:
         started = time.perf_counter()
@@ -156,6 +160,7 @@ class _Run:
                 federated = self._score(final, scorer)
                 samples = self._samples(next(iter(adapters.values())), scorer)
             comparison = self._references(train, scorer) if self.compare else None
+            head = self._close_audit(final, adapters, base, federated)
             self.clock.spent["total"] = time.perf_counter() - started
             known = self.folder.read_json("run.json") or {}
             summary = summarize(
@@ -163,7 +168,7 @@ class _Run:
                 ledgers=self.ledgers, final=final, adapters=list(adapters.values()), base=base, few_shot=few_shot,
                 federated=federated, written_answers=scorer.written_answers, comparison=comparison, samples=samples,
                 wall_s=self.clock.spent,
-            )  # fmt: skip
+            ) | {"audit_log": {"lines": head.lines, "head": head.head, "key": head.key}}  # fmt: skip
             write_atomic(self.folder.path / "model_card.md", model_card(summary))
             for place in adapters:
                 write_atomic(place / "README.md", model_card(summary))
@@ -172,8 +177,12 @@ class _Run:
             write_report(self.folder.path)
         except BaseException as error:
             if self.folder.worth_keeping():
-                with contextlib.suppress(RunError):  # a disk that is full stays full: the first error is what counts
+                # A disk that is full stays full: the first error is what counts.
+                with contextlib.suppress(RunError):
                     self._write_status("stopped", str(error) or type(error).__name__)
+                with contextlib.suppress(RunError, AuditLogError):
+                    if self.audit:
+                        self.audit.stopped(error)
             raise
         return Outcome(self.folder.path, json.loads(self.folder.summary_file.read_text(encoding="utf-8")))
 
@@ -203,6 +212,7 @@ class _Run:
             shown_alpha = federated.dirichlet_alpha if federated.split == "dirichlet" else None
             manifest = write_split(split, PROCESSED, strategy=federated.split, alpha=shown_alpha, seed=federated.seed)
         self._remember_data(manifest, _digest(records))
+        self.audit = open_trail(self.folder, self.config, self.started_from, manifest, self.ledgers)
         return train, scorer
 
     def _remember_data(self, manifest: dict[str, Any], digest: str) -> None:
@@ -252,7 +262,7 @@ class _Run:
         )  # fmt: skip
 
     def _train(self, scorer: Scorer) -> FederationState:
-        federated, privacy = self.config.federated, self.config.privacy
+        federated, privacy, audit = self.config.federated, self.config.privacy, self._trail
         digest, rows, start = config_digest(self.config), self.rows, self.started_from
         self.num_samples = {name: len(own) for name, own in rows.items()}
         tracker = MetricsTracker(self.folder.name, LOGS)
@@ -272,6 +282,7 @@ class _Run:
             self.on_step = _show(advance, privacy.shares_metrics)
 
             def on_round(state: FederationState, report: RoundReport) -> None:
+                audit.applied(state, report)
                 if every and report.round % every == 0:
                     held_out[str(report.round)] = self._losses(state, scorer).per_hospital
                     self.folder.write_json("held_out.json", held_out)
@@ -282,12 +293,30 @@ class _Run:
 
             return run_rounds(
                 start, algorithm=self.algorithm,
-                transport=SimulationTransport(
-                    self.trainer, start.hospital_states, privacy, federated.wire, self.noise, self.masks
+                transport=AuditedTransport(
+                    SimulationTransport(
+                        self.trainer, start.hospital_states, privacy, federated.wire, self.noise, self.masks
+                    ),
+                    audit,
                 ),
                 policy=policy, rounds=federated.rounds, on_round=on_round,
                 downlink=Downlink(federated.wire), max_norm=federated.max_reply_norm,
             )  # fmt: skip
+
+    @property
+    def _trail(self) -> AuditTrail:
+        assert self.audit is not None
+        return self.audit
+
+    def _close_audit(
+        self, final: FederationState, adapters: Mapping[Path, AdapterState], base: Scores, federated: Scores
+    ) -> Head:
+        """Enter what came of the run, and sign."""
+        files = {place / WEIGHTS: state for place, state in adapters.items()}
+        losses = {"baseline.json": base.loss, "federated.json": federated.loss}
+        losses |= dict.fromkeys(("few_shot.json", "comparison.json"))
+        enter_results(self._trail, self.folder, files, losses)
+        return self._trail.ended(final.round)
 
     @functools.cached_property
     def _first(self) -> AdapterState:

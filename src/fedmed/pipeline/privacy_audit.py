@@ -8,6 +8,7 @@ Not covered: attacks that train models of their own; inversion where A does not 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from fedmed.config.load import load_config, read_run_config
 from fedmed.config.schema import FedMedConfig
-from fedmed.errors import GateError, RunNotFoundError
+from fedmed.errors import AuditLogError, GateError, RunNotFoundError
 from fedmed.evaluation.attacks.audit import AuditLimits, limits_passed
 from fedmed.evaluation.attacks.canaries import left_out_records
 from fedmed.evaluation.attacks.inversion import inversion_report, recover_tokens
@@ -23,6 +24,7 @@ from fedmed.evaluation.attacks.scoring import audit_adapter
 from fedmed.evaluation.report import write_report
 from fedmed.model.adapter import load_adapter, set_adapter_state
 from fedmed.model.load_model import shared_model
+from fedmed.pipeline.run_audit import enter_after_run, evaluation
 from fedmed.pipeline.run_folder import RunFolder, environment
 from fedmed.pipeline.run_records import RunRecords, run_records
 from fedmed.pipeline.scoring import Records, encode
@@ -33,6 +35,7 @@ from fedmed.utils.console import track
 from fedmed.utils.random_streams import stream
 
 AUDIT = "privacy_audit.json"
+log = logging.getLogger(__name__)
 
 
 def audit_run(path: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -92,8 +95,17 @@ def audit_run(path: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
         "environment": environment(),
     }
     folder.write_json(AUDIT, found)
+    _enter(folder, found)
     write_report(folder.path)
     return found
+
+
+def _enter(folder: RunFolder, found: Mapping[str, Any]) -> None:
+    """Into the run's audit log; who has not its owner's key attacks it all the same."""
+    try:
+        enter_after_run(folder, evaluation(folder, "privacy_audit", AUDIT, {"limits_passed": len(found["beyond"])}))
+    except AuditLogError as error:
+        log.warning("not entered into the audit log: %s", error)
 
 
 def check_gate(found: Mapping[str, Any]) -> None:

@@ -144,6 +144,10 @@ class Ledger:
         """The units that anything was spent on."""
         return tuple(sorted({entry.event.unit for entry in self.entries()}))
 
+    def digests(self) -> tuple[str, ...]:
+        """SHA-256 of each line, by ``Entry.seq``."""
+        return self._content().hashes
+
     def head(self) -> str:
         """SHA-256 of the newest line, for a checkpoint."""
         return self._content().head

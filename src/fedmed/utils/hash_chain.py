@@ -59,6 +59,7 @@ def read_line(text: bytes) -> Values | None:
             and [*values][:2] == ["seq", "previous"]
             and [*values][-1] == "sha256"
             and type(values["seq"]) is int
+            and values["seq"] >= 0
             and isinstance(values.get("kind"), str)
             and hashlib.sha256(text[:-_TAIL] + b"}").hexdigest() == values["sha256"]
             and canonical(values) == text
