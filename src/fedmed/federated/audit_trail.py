@@ -50,7 +50,7 @@ class AuditTrail:
         self._log, self._give, self._ledgers = log, give, ledgers
         self._begun = Counter(line["round"] for line in log.found if line["kind"] == "round")
         self._charged = {(line["hospital"], line["line"]) for line in log.found if line["kind"] == "charge"}
-        self._all = next((line["hospitals"] for line in log.found if line["kind"] == "plan"), [])
+        self._all: list[str] = next((line["hospitals"] for line in log.found if line["kind"] == "plan"), [])
         self._decisions: Events = []
         self._at = (0, 0)  # round and attempt that go on
 
@@ -170,8 +170,7 @@ class AuditTrail:
 
     def ended(self, rounds: int) -> Head:
         """Sign, and give every hospital the head that covers the signature."""
-        self._log.append(*self._decided(), *self._charges(), event("end", rounds=rounds))
-        head = self._log.sign()
+        head = self._log.sign(*self._decided(), *self._charges(), event("end", rounds=rounds))
         self._give(head, rounds, max(0, self._begun[rounds] - 1), True)
         return head
 

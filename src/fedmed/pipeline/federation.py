@@ -313,7 +313,7 @@ class _Run:
     ) -> Head:
         """Enter what came of the run, and sign."""
         files = {place / WEIGHTS: state for place, state in adapters.items()}
-        losses = {"baseline.json": base.loss, "federated.json": federated.loss}
+        losses: dict[str, float | None] = {"baseline.json": base.loss, "federated.json": federated.loss}
         losses |= dict.fromkeys(("few_shot.json", "comparison.json"))
         enter_results(self._trail, self.folder, files, losses)
         return self._trail.ended(final.round)

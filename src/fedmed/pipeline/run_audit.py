@@ -20,9 +20,10 @@ from fedmed.federated.runner import FederationState
 from fedmed.pipeline.run_folder import RunFolder
 from fedmed.privacy.ledger import Ledger
 from fedmed.types import AdapterState
+from fedmed.utils.audit_breaks import Finding
 from fedmed.utils.audit_events import event
 from fedmed.utils.audit_log import NAME, AuditLog, Head, chain_file, owners_key
-from fedmed.utils.audit_verify import Audit, Finding, verify_log
+from fedmed.utils.audit_verify import Audit, verify_log
 from fedmed.utils.digests import arrays_sha256
 from fedmed.utils.files import sha256_file
 from fedmed.utils.hash_chain import canonical, read_line
@@ -128,8 +129,7 @@ def enter_after_run(folder: RunFolder, *events: Mapping[str, Any]) -> None:
         what = "has no audit log" if owner else "has an audit log, and its owner's key is not here"
         raise AuditLogError(f"{folder.path} {what}", "enter it where the run was made")
     log = AuditLog.open(path, owner)
-    log.append(*events)
-    head = log.sign()
+    head = log.sign(*events)
     rounds = max((line["rounds"] for line in log.found if line["kind"] == "end"), default=0)
     for file in _witness_files(folder.path):
         Witness(file, read_witness(file).hospital).receive(head, rounds, end=True)

@@ -24,7 +24,7 @@ from typing import Any
 import fedmed
 from fedmed.errors import AuditLogError
 from fedmed.utils.audit_events import FORMAT, event
-from fedmed.utils.hash_chain import Chain, ChainFile, Tip, Values, canonical
+from fedmed.utils.hash_chain import Chain, ChainFile, Tip, Values, canonical, made_after
 from fedmed.utils.runs import DEFAULT_ROOT
 from fedmed.utils.signing import Identity, identity_of, is_signed
 
@@ -135,16 +135,22 @@ class AuditLog:
                 self._tip = self._file.append([stamped(one) for one in events], tip)
         return self.head
 
-    def sign(self) -> Head:
-        """Close with a signature; lines may follow all the same, and are signed again.
+    def sign(self, *events: Mapping[str, Any]) -> Head:
+        """Add lines made by ``event`` and a signature over all, together or not at all; more may follow all the same.
 
         Returns:
             The head that covers the signature, to be given to hospitals.
+
+        Raises:
+            as ``append``.
         """
         with self._current() as tip:
+            bodies = [stamped(one) for one in events]
+            _, before = made_after(bodies, tip)
             body = {"kind": "signature", "at": _now(), "key": self._owner.public.hex()}
-            signature = self._owner.sign(signed_part({"seq": tip.lines, "previous": tip.head, **body})).hex()
-            self._tip = self._file.append([body | {"signature": signature}], tip)
+            signed = signed_part({"seq": before.lines, "previous": before.head, **body})
+            bodies.append(body | {"signature": self._owner.sign(signed).hex()})
+            self._tip = self._file.append(bodies, tip)
         return self.head
 
     @contextmanager

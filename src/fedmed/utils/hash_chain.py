@@ -100,6 +100,16 @@ class Chain:
         return Tip(len(self.lines), self.lines[-1]["sha256"], len(self.raw))
 
 
+def made_after(bodies: Sequence[Mapping[str, Any]], after: Tip) -> tuple[bytes, Tip]:
+    """The lines that a file which ends so would go on with, and where it would end then."""
+    head, lines = after.head, []
+    for number, body in enumerate(bodies, after.lines):
+        lines.append(make_line(body, number, head))
+        head = lines[-1][-67:-3].decode()  # a line ends with its digest, a quote, a brace and its end
+    added = b"".join(lines)
+    return added, Tip(after.lines + len(lines), head, after.size + len(added))
+
+
 class ChainFile:
     """One chained file, and beside it ``.NAME.lock`` and, during an append, ``.NAME.intent``.
 
@@ -153,14 +163,10 @@ class ChainFile:
         Raises:
             OutputNotWritableError, DiskFullError: they may count as written all the same.
         """
-        head, lines = after.head, []
-        for number, body in enumerate(bodies, after.lines):
-            lines.append(make_line(body, number, head))
-            head = lines[-1][-67:-3].decode()  # a line ends with its digest, a quote, a brace and its end
-        added = b"".join(lines)
+        added, tip = made_after(bodies, after)
         write_atomic(self.intent, added)
         self._write(added)
-        return Tip(after.lines + len(lines), head, after.size + len(added))
+        return tip
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

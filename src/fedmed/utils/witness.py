@@ -37,7 +37,7 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Testimony:
+class WitnessFile:
     """All of a witness's file."""
 
     hospital: str
@@ -56,7 +56,7 @@ class Witness:
 
     def __init__(self, path: Path, hospital: str) -> None:
         self._file, self._hospital = _chain_file(path), hospital
-        self._known: tuple[Testimony, Tip] | None = None
+        self._known: tuple[WitnessFile, Tip] | None = None
 
     @classmethod
     def in_folder(cls, folder: Path, hospital: str) -> Witness:
@@ -85,14 +85,14 @@ class Witness:
             body = {"kind": "head", **{name: getattr(given, name) for name in _FIELDS}}
             self._known = replace(known, heads=(given,)), self._file.append([stamped(body)], tip)
 
-    def _current(self) -> tuple[Testimony, Tip]:
+    def _current(self) -> tuple[WitnessFile, Tip]:
         """What the file says now; of the heads, the newest is enough to compare with."""
         if self._known and not self._file.intent.exists() and self._file.path.stat().st_size == self._known[1].size:
             return self._known
         chain = self._file.refresh()
         return _testimony(self._file, chain), chain.tip
 
-    def _compare(self, known: Testimony, head: Head) -> None:
+    def _compare(self, known: WitnessFile, head: Head) -> None:
         where = f"the audit log of run '{known.run}' as '{self._hospital}' is given it"
         hint = "take no part until the coordinator has shown its log and 'fedmed audit verify' was run on it"
         if (known.hospital, known.run, known.key) != (self._hospital, head.run, head.key):
@@ -106,7 +106,7 @@ class Witness:
             raise AuditLogError(f"{where} has another line {head.lines} than before", hint)
 
 
-def read_witness(path: Path) -> Testimony:
+def read_witness(path: Path) -> WitnessFile:
     """What a hospital wrote down.
 
     Raises:
@@ -120,7 +120,7 @@ def _chain_file(path: Path) -> ChainFile:
     return ChainFile(path, "witness", AuditLogError, "so the heads that were given are not known")
 
 
-def _testimony(file: ChainFile, chain: Chain) -> Testimony:
+def _testimony(file: ChainFile, chain: Chain) -> WitnessFile:
     heads = []
     first = chain.lines[0]
     for number, values in enumerate(chain.lines, 1):
@@ -136,7 +136,7 @@ def _testimony(file: ChainFile, chain: Chain) -> Testimony:
         except KeyError as error:
             raise file.damaged(number) from error
         heads.append(Given(number, *(values[name] for name in _FIELDS)))
-    return Testimony(first["hospital"], first["run"], first["key"], tuple(heads))
+    return WitnessFile(first["hospital"], first["run"], first["key"], tuple(heads))
 
 
 def _expect(values: Values, kind: str, **types: type) -> None:
