@@ -224,7 +224,8 @@ EDITS: tuple[Edit, ...] = (
     cut_at_a_line, anew, anew_by_a_stranger, anew_and_unsigned,
 )  # fmt: skip
 WANTED = {
-    a_line_with_its_digest: {"changed", "forged"}, lines_out: {"missing"}, a_copy_in: {"added"}, a_forged_line_in: {"added"},
+    a_line_with_its_digest: {"changed", "forged"}, lines_out: {"missing"}, a_copy_in: {"added"},
+    a_forged_line_in: {"added"},
     moved: {"reordered"}, cut_at_a_byte: {"truncated"}, cut_at_a_line: {"truncated"},
     anew: {"re-chained", "truncated"}, anew_and_unsigned: {"re-chained", "truncated"},
     anew_by_a_stranger: {"re-chained"},

@@ -29,6 +29,7 @@ from fedmed.utils.files import clear_write_errors, write_atomic
 
 NOTHING = "0" * 64
 """What the first line names as the line before it."""
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _TAIL = len(',"sha256":""}') + 64
 
 Values = dict[str, Any]
@@ -40,7 +41,7 @@ def canonical(values: Mapping[str, Any]) -> bytes:
     Raises:
         ValueError: a number that is not finite, or text that is no Unicode.
     """
-    return json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(values).encode()
 
 
 def make_line(body: Mapping[str, Any], seq: int, previous: str) -> bytes:
