@@ -13,6 +13,8 @@ from rich.table import Table
 
 from fedmed.config.load import load_config
 from fedmed.data.clean import LoadReport
+from fedmed.data.deidentify.jsonl import Job, deidentify_file
+from fedmed.data.deidentify.policy import Operator, Policy, read_key
 from fedmed.data.inspect import Inspection, Lengths, inspect_dataset
 from fedmed.data.load_dataset import load_with_report
 from fedmed.data.prepare import Prepared, prepare_split
@@ -89,6 +91,49 @@ def inspect(
         _print_json(inspection.as_dict())
     else:
         _show_inspection(inspection)
+
+
+@app.command(epilog="Example: fedmed data deidentify notes.jsonl --out clean.jsonl --report report.json --workers 2")
+def deidentify(
+    source: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="One JSON object a line.")],
+    out: Annotated[Path, typer.Option("--out", help="The result; an older one is replaced at the end.")],
+    report: Annotated[Path, typer.Option("--report", help="Counts by type and rule; holds no text.")],
+    field: Annotated[str, typer.Option("--field", help="The field that holds the text.")] = "text",
+    operator: Annotated[
+        Operator, typer.Option("--operator", help="What stands where an identifier stood.")
+    ] = Operator.PLACEHOLDER,
+    patient_field: Annotated[
+        str | None,
+        typer.Option("--patient-field", help="surrogate only: the field that ties a patient's records together."),
+    ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option("--key-file", help="Secret bytes for surrogates and hashes; without it a key of this run."),
+    ] = None,
+    ner_model: Annotated[
+        Path | None, typer.Option("--ner-model", help="Folder of a spaCy pipeline of yours; none is downloaded.")
+    ] = None,
+    min_score: Annotated[float, typer.Option("--min-score", help="Lower finds more and loses more other words.")] = 0.4,
+    keep_year: Annotated[bool, typer.Option("--keep-year", help="Leave the year of a date: [DATE 2023].")] = False,
+    keep_zip3: Annotated[bool, typer.Option("--keep-zip3", help="Leave three digits of a ZIP where allowed.")] = False,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes, each of about 300 MB.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Replace the eighteen identifiers of HIPAA's Safe Harbor rule in one field; a stopped run goes on where it was."""
+    key = read_key(key_file) if key_file else None
+    policy = Policy(operator, min_score, key, ner_model, keep_zip3, keep_year)
+    made = deidentify_file(Job(source, out, report, field, patient_field, policy, workers))
+    if as_json:
+        _print_json(made)
+        return
+    found = {kind: count for kind, count in made["types"].items() if count}
+    console = Console()
+    for line in (
+        f"{made['records']} records, {made['records_with_findings']} of them with identifiers: {_joined(found) or 'none'}",
+        f"written to {out}, report in {report}",
+        "rules miss some: let people read a sample before records leave the hospital",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -1,0 +1,168 @@
+"""Addresses: streets with and without a house number, boxes, postal codes, coordinates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from fedmed.data.deidentify.findings import Finding
+from fedmed.data.deidentify.vocabulary import LIKELY, SURE, UNKNOWN, WORD, Vocabulary
+
+_STREETS = (
+    r"(?:Street|St|Avenue|Ave|Av|Road|Rd|Boulevard|Blvd|Drive|Dr|Lane|Ln|Court|Ct|Circle|Cir|Place|Pl|Terrace|Ter|Parkway|Pkwy|Highway|Hwy|"
+    r"Way|Trail|Trl|Square|Sq|Loop|Alley|Aly|Crescent|Cres|Close|Row|Mews|Turnpike|Expressway|Plaza|Route|Rte|Path|Pike|Grove|Gardens|Walk|"
+    r"Crossing|Ridge|Run|Point|Hill|View|Bend|Cove|Hollow|Heights)"
+)  # fmt: skip
+_UNIT = r"(?:(?:Apt|Apartment|Suite|Ste|Unit|Floor|Fl|Room|Rm|Bldg|Building|Lot|Flat|Studio)\b\.?\s*#?\s*|#\s?)[A-Za-z]?-?\d{0,5}[A-Za-z]?"
+_NUMBER = r"(?<![\w.,/$:#-])\d{1,6}[A-Za-z]?(?:-\d{1,5})?,?"
+_CAPITAL = r"[A-ZÀ-Þ][\w'’.\-]*"
+_STREET = re.compile(
+    rf"{_NUMBER}\s+(?:[NSEW]{{1,2}}\.?\s+)?(?:(?:{_CAPITAL}|\d{{1,3}}(?:st|nd|rd|th)|de|la|del|los|las|of|the|van|von|der)\s+){{1,4}}"
+    rf"{_STREETS}\b\.?(?:\s+[NSEW]{{1,2}}\b\.?)?(?:,?\s+{_UNIT}(?!\w))?"
+)  # fmt: skip
+_ANY_STREET = re.compile(rf"{_NUMBER}\s+(?:[NSEW]\.?\s+)?({_CAPITAL}(?: {_CAPITAL}){{1,3}})(,?\s+{_UNIT}(?!\w))?")
+"""A house number and capital words: a street where something beside it says so."""
+_ANY_BEFORE = re.compile(r"(?i)(?:address|lives|living|resid\w+|home|house|stay\w*|at|to|from|moved|\^|\||\n)\W{0,4}$")
+_ANY_AFTER = re.compile(rf",?\s*(?:\^|\n|,\s*{_CAPITAL}|[A-Z]{{2}}\s+\d{{5}}|\d{{5}}|[A-Z]{{1,2}}\d[A-Z\d]?\s?\d[A-Z]{{2}})")
+_SMALL = re.compile(
+    r"(?<![\w.,/$-])\d{1,6}\s+(?:[nsew]\.?\s+)?(?:[a-z0-9]+\s+){1,3}(?:street|avenue|ave|road|rd|boulevard|blvd|lane|ln|parkway|pkwy|highway|"
+    r"terrace|crescent|drive|court|circle|place|square|way|st)\b\.?(?:,?\s+(?:apt|suite|ste|unit)\.?\s*#?\w+)?"
+)  # fmt: skip
+_SHOUTED = re.compile(
+    r"(?<![\w.,/$-])\d{1,6}\s+(?:[NSEW]\.?\s+)?(?:[A-Z0-9]+\s+){1,3}(?:STREET|AVENUE|AVE|ROAD|RD|BOULEVARD|BLVD|LANE|LN|PARKWAY|HIGHWAY|TERRACE|"
+    r"DRIVE|COURT|CIRCLE|PLACE|SQUARE|WAY|ST)\b\.?(?:,?\s+(?:APT|SUITE|STE|UNIT)\.?\s*#?\w+)?"
+)  # fmt: skip
+_NAMED = re.compile(
+    r"(?<!\w)(?:(?:North|South|East|West|N\.|S\.|E\.|W\.|Old|New|Upper|Lower)\s+)?(?:[A-ZÀ-Þ][\w'’\-]+|\d{1,3}(?:st|nd|rd|th))"
+    r"(?: [A-ZÀ-Þ][\w'’\-]+){0,2} (?:Street|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Parkway|Highway|Drive|Terrace|Crescent|Turnpike)\b\.?"
+)  # fmt: skip
+_ABROAD = re.compile(
+    r"(?<!\w)(?:(?:Rue|Via|Calle|Avenida|Rua|Plaza|Piazza|Viale|Corso|Avenue|Ulica|ul\.|Carrera|Paseo|Strada|Place)\s+"
+    r"(?:(?:de|del|della|delle|dei|di|da|do|du|des|la|le|los|las|l['’])\s*)*[A-ZÀ-Þ][\w'’\-]+(?:\s+[A-ZÀ-Þ][\w'’\-]+){0,2},?\s+\d{1,5}[A-Za-z]?"
+    r"|[A-ZÀ-Þ][\w\-]*(?:straße|strasse|str\.|gatan|gata|vägen|gade|vej|veien|katu|tie|laan|straat|weg|platz|allee|utca|ulica)\.?\s+\d{1,5}[A-Za-z]?)"
+)  # fmt: skip
+_BOX = re.compile(r"(?i)\bP\.?\s?O\.?\s?Box\s*#?\s*\w*\d+\w*|\bpost office box\s*\d+|\b(?:R\.?R\.?|rural route)\s*#?\d+,?\s*box\s*\d+")
+_ALONE = re.compile(r"\b(?:Apt|Apartment|Suite|Ste|Flat|Studio)\b\.?\s*#?\s*(?:\d{1,5}[A-Za-z]?|[A-Z]-?\d{1,4})\b(?!\s*(?:mg|ml|units?|/))")
+_COORDINATES = re.compile(r"[-+]?\d{1,2}\.\d{4,}°?\s*[NS]?\s*,\s*[-+]?\d{1,3}\.\d{4,}°?\s*[EW]?")
+_TOWN_AFTER = re.compile(rf"(?:,?\s+{_UNIT}(?!\w))?(?:,\s*|\s*\n\s*|\s+in\s+|\^+)({_CAPITAL}(?:\s{_CAPITAL}){{0,2}})")
+_TOWN_ENDS = re.compile(r"[,.;)]?\s*(?:$|\n|\^|[A-Z]{2}\b|\d{5}|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|\()|[.;)]")
+STATE_AFTER = re.compile(r"(,?\s+|,|\^)([A-Z]{2}|[A-Z]\.[A-Z]\.)(?![\w’'])(?:(?:,?\s+|\^)(\d{5}(?:-\d{4})?)(?!\d))?")
+_SMALL_STATE = re.compile(r"(,\s+)([a-z]{2})(?:,?\s+(\d{5}(?:-\d{4})?)(?!\d))")
+_REGION_AFTER = re.compile(r",\s+([A-Z][a-z]+(?:\s[A-Z][a-z]+)?)(?:,?\s+(\d{5}(?:-\d{4})?)(?!\d))?")
+_CODE_AFTER = re.compile(r"[,\s^]{1,3}(\d{5}(?:-\d{4})?|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|[A-Z]\d[A-Z]\s?\d[A-Z]\d)(?![\w-])(?!\s*(?:mg|ml|units|patients))")
+_LABELLED = re.compile(
+    r"(?i)\b(?:zip(?:\s?code)?|postal(?:\s?code)?|postcode)\b\s*(?:\+\s?4)?\s*(?:is|was|:|=|of|\(|-)?\s*"
+    r"(\d{5}(?:[-\s]\d{4})?|\d{3}(?:\*\*|xx)|[A-Z]\d[A-Z]\s?\d[A-Z]\d|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|\d{4}\s?[A-Z]{2}|\d{3,6})\b"
+)
+_FOUR = re.compile(r"(?<![\w#-])\d{5}-\d{4}(?![\w-])")
+_BARE = re.compile(r"(?<![\w.,#$-])\d{5}(?![\w%-]|[.,]\d)")
+_BARE_BEFORE = re.compile(r"(?i)\b(?:in|near|from|area|code|live[sd]?|resid\w+|moved|within|neighborhood|zip)\b[^.\d]{0,18}$")
+_POSTCODE = re.compile(r"(?<![\w-])(?:[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}|[ABCEGHJ-NPRSTVXY]\d[A-Z]\s\d[A-Z]\d)(?![\w-])")
+_POSTCODE_SMALL = re.compile(r"(?<![\w-])[a-z]{1,2}\d[a-z\d]?\s\d[a-z]{2}(?![\w-])")
+_LOSSY_CODES = frozenset({"MD", "PA", "MA", "OR", "IN", "ME", "HI", "OK", "AL", "ID", "LA", "MS", "DC", "CO", "MI"})
+"""State codes that are also degrees or words."""
+
+Span = tuple[int, int, float, str, str]
+
+
+class AddressFinder:
+    """Finds addresses, and what follows a place: its state and its postal code."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.lexicon = vocabulary.lexicon
+
+    def spans(self, text: str) -> Iterator[Span]:
+        """Start, end, score, rule and reason of each street, box and unit."""
+        if any(character.isdigit() for character in text):
+            for match in _STREET.finditer(text):
+                yield match.start(), self._with_town(text, match.end()), 0.93, "place.street", "a house number and a street"
+            for match in _ANY_STREET.finditer(text):
+                if self._is_street(text, match):
+                    yield match.start(), self._with_town(text, match.end()), 0.84, "place.street", "a house number and capital words"
+            for pattern in (_ABROAD, _SMALL, _SHOUTED):
+                for match in pattern.finditer(text):
+                    yield *match.span(), 0.85, "place.street", "a street and a house number"
+            for match in _ALONE.finditer(text):
+                yield *match.span(), 0.6, "place.unit", "an apartment or a suite"
+            for match in _BOX.finditer(text):
+                yield *match.span(), 0.93, "place.box", "a post-office box"
+            for match in _COORDINATES.finditer(text):
+                yield *match.span(), 0.85, "place.coordinates", "latitude and longitude"
+        for match in _NAMED.finditer(text):
+            first = match.group().split()[0].lower()
+            if not self.vocabulary.is_function_word(first) or first in ("north", "south", "east", "west"):
+                yield match.start(), self._with_town(text, match.end()), 0.7, "place.street", "a street by its name"
+
+    def _is_street(self, text: str, match: re.Match[str]) -> bool:
+        words = [word.strip(".'’-").lower() for word in match.group(1).split()]
+        if any(self.vocabulary.is_form_word(word) or self.lexicon.drug(word) for word in words):
+            return False
+        if match.group(2):
+            return True
+        named = self.vocabulary.kind(words[0]) in (SURE, LIKELY, UNKNOWN) or not self.lexicon.medical(words[0])
+        before = _ANY_BEFORE.search(text, max(0, match.start() - 14), match.start()) is not None
+        after = _ANY_AFTER.match(text, match.end()) is not None
+        return named and before and (after or not all(word in self.lexicon.clinical for word in words))
+
+    def _with_town(self, text: str, end: int) -> int:
+        """Take the town that follows a street into the address."""
+        match = _TOWN_AFTER.match(text, end)
+        if match is None:
+            return end
+        town = match.group(1).lower().rstrip(".")
+        known = town in self.lexicon.towns or town in self.lexicon.regions
+        plain = all(self.vocabulary.is_form_word(word) for word in town.split())
+        if known or STATE_AFTER.match(text, match.end()) or (not plain and _TOWN_ENDS.match(text, match.end())):
+            return match.end()
+        return end
+
+    def with_state(self, text: str, end: int) -> tuple[int, tuple[int, int] | None]:
+        """Where a place ends with ", NY" or ", Texas" behind it, and its postal code, which is a finding of its own."""
+        match = STATE_AFTER.match(text, end)
+        if match is not None and match.group(2).replace(".", "") in self.lexicon.state_codes:
+            return (match.end(2), match.span(3)) if match.group(3) else (match.end(2), None)
+        match = _SMALL_STATE.match(text, end)
+        if match is not None and match.group(2).upper() in self.lexicon.state_codes:
+            return match.end(2), match.span(3)
+        match = _REGION_AFTER.match(text, end)
+        if match is not None:
+            words = match.group(1).lower()
+            for name in (words, words.split()[0]):
+                if name in self.lexicon.regions or name in ("new york", "washington"):
+                    code = match.span(2) if match.group(2) and name == words else None
+                    return match.start(1) + len(name), code
+        match = _CODE_AFTER.match(text, end)
+        return end, match.span(1) if match else None
+
+    def state_follows(self, text: str, end: int, word: str) -> bool:
+        """", NY" or ", Texas" behind a capital word; ", MD" is a degree behind a name."""
+        if text[end : end + 1] != ",":
+            return False
+        match = STATE_AFTER.match(text, end)
+        if match is not None and match.group(2).replace(".", "") in self.lexicon.state_codes:
+            code = match.group(2).replace(".", "")
+            plain = match.group(3) or code not in _LOSSY_CODES
+            return bool(plain) or (word in self.lexicon.towns and word not in self.lexicon.sure_given)
+        match = _REGION_AFTER.match(text, end)
+        if match is None or word in self.lexicon.sure_given or word in self.lexicon.states:
+            return False
+        words = match.group(1).lower()
+        return words in self.lexicon.states or words.split()[0] in self.lexicon.states
+
+    def zips(self, text: str) -> Iterator[Finding]:
+        """Postal codes that need no place before them."""
+        for match in _LABELLED.finditer(text):
+            yield Finding(*match.span(1), "ZIP", 0.96, "zip.label", "a postal code after its label")
+        for match in _FOUR.finditer(text):
+            if match.group()[:5] in self.lexicon.zips:
+                yield Finding(*match.span(), "ZIP", 0.8, "zip.four", "a ZIP code with four more digits")
+        for match in _BARE.finditer(text):
+            if match.group() in self.lexicon.zips and _BARE_BEFORE.search(text, max(0, match.start() - 30), match.start()):
+                yield Finding(*match.span(), "ZIP", 0.65, "zip.bare", "an assigned ZIP code where a place is spoken of")
+        for pattern in (_POSTCODE, _POSTCODE_SMALL):
+            for match in pattern.finditer(text):
+                yield Finding(*match.span(), "ZIP", 0.6, "zip.abroad", "built as a postal code")
+
+    def is_plain(self, word: str) -> bool:
+        return self.vocabulary.kind(word) == WORD

@@ -1,0 +1,165 @@
+"""Dates, all but the year alone, and ages over 89.
+
+Safe Harbor: "all elements of dates (except year) … and all ages over 89 and all elements of dates (including year)
+indicative of such age" (45 CFR 164.514(b)(2)(i)(C)).
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator
+
+from fedmed.data.deidentify.findings import Finding
+
+_MONTH = (
+    r"(?:January|February|March|April|May|June|July|August|September|October|November|December"
+    r"|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
+)
+_MONTH_ANY = rf"(?:{_MONTH}|(?i:january|february|april|june|july|august|september|october|november|december|jan|feb|apr|jun|jul|aug|sept?|oct|nov|dec))"
+_DAY = r"(?:0?[1-9]|[12]\d|3[01])"
+_ORDINAL = r"(?:st|nd|rd|th)"
+_YEAR = r"(?:(?:1[89]|20)\d\d|['’]\d\d)"
+_CLOCK = r"(?:(?:,?\s*(?:at|@)?\s*|T)(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:\s?[AaPp]\.?[Mm]\b\.?)?(?:Z|[+-]\d\d:?\d\d)?)?"
+_WEEKDAY = r"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?"
+_SHORT_WEEKDAY = r"(?:Mon|Tue|Tues|Wed|Thu|Thur|Thurs|Fri|Sat|Sun)\.?"
+_SPELLED = (
+    r"(?:(?:twenty|thirty)[- ])?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth)|tenth|eleventh|twelfth|thirteenth|"
+    r"fourteenth|fifteenth|sixteenth|seventeenth|eighteenth|nineteenth|twentieth|thirtieth"
+)
+
+_WRITTEN = re.compile(
+    rf"\b(?:(?:{_WEEKDAY}|{_SHORT_WEEKDAY}),?\s+)?(?:"
+    rf"{_MONTH_ANY}\.?[\s\-]*(?:the\s+)?{_DAY}{_ORDINAL}?\b(?:\s*(?:-|–|to|through|and|&)\s*(?:{_MONTH_ANY}\.?\s*)?{_DAY}{_ORDINAL}?\b)?(?:[\s,\-]*(?:of\s+)?{_YEAR}\b)?"
+    rf"|{_MONTH_ANY}\.?\s+(?:the\s+)?(?i:{_SPELLED})\b(?:[\s,]*{_YEAR}\b)?"
+    rf"|(?:the\s+)?{_DAY}{_ORDINAL}?(?:\s*(?:-|–|to|and|&)\s*{_DAY}{_ORDINAL}?)?(?:\s+(?:day\s+)?(?:of\s+)?|[\s\-./]+){_MONTH_ANY}\b\.?(?:[\s,\-./]*(?:of\s+)?(?:{_YEAR}|\d\d)\b)?"
+    rf"|(?:the\s+)?(?i:{_SPELLED})\s+(?:day\s+)?(?:of\s+)?{_MONTH}\b(?:[\s,]*{_YEAR}\b)?"
+    rf"|(?i:(?:early|mid|late)[\s\-]+)?{_MONTH_ANY}\.?[\s,\-/]*(?:of\s+)?{_YEAR}\b"
+    rf"){_CLOCK}"
+)  # fmt: skip
+_MONTH_NEAR = re.compile(r"(?i)(?<![a-z])(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)")
+_NUMERIC = re.compile(
+    rf"(?<![\w./\-])(?:"
+    rf"(?:1[89]|20)\d\d([-/.])(?:0?[1-9]|1[0-2])\1{_DAY}(?!\d){_CLOCK}"
+    rf"|{_DAY}([-/.]){_DAY}\2(?:(?:1[89]|20)\d\d|\d\d)(?!\d){_CLOCK}"
+    rf"|(?:1[89]|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:T?\d{{4,6}})?"
+    rf"|(?:0?[1-9]|1[0-2])/(?:1[89]|20)\d\d"
+    rf"|(?:1[89]|20)\d\d[-/](?:0[1-9]|1[0-2])"
+    rf")(?![\w/]|[-.]\d)"
+)  # fmt: skip
+_SHORT = re.compile(rf"(?<![\w./\-])(?:0?[1-9]|1[0-2])[/\-]{_DAY}(?![\w/%]|[-.]\d)")
+_SHORT_BEFORE = re.compile(
+    r"(?i)(?:\b(?:on|dated?|since|until|till|from|by|dob|born|seen|visit|admitted|discharged|admission|discharge|surgery|due|last|next|before|after|"
+    r"started|stopped|appointment|appt|f/u|follow[- ]?up|drawn|collected|signed|between|through|thru|to|and|week of|as of)\b|[(:–-])\s*$"
+)
+_NOT_A_DATE_AFTER = re.compile(
+    r"(?i)\s*(?:mm ?hg|strength|pain|on the|out of|power|scale|murmur|points?|stars?|of|systolic|pulses|reflex|edema|mg|ml|cm|mm|score)"
+)
+_MONTH_ALONE = re.compile(
+    rf"\b((?i:in|since|last|this|next|until|till|by|early|late|mid|mid-|of|during|from|through|to|before|after|every|between|around|"
+    rf"beginning|end|start|and|or|past|previous|for|on)[\s\-]+)({_MONTH})\b\.?(?!\s+(?:\d|[A-Z][a-z]|be\b|have\b|not\b|cause\b|include\b))"
+)
+_MONTH_SURE = re.compile(
+    r"\b(?:January|February|April|June|July|August|September|October|November|December)\b(?!\s+[A-Z][a-z])"
+)
+_DAY_ALONE = re.compile(rf"\b(?:(?i:last|next|this)\s+)?(?:{_WEEKDAY})\b")
+_DAY_OF_MONTH = re.compile(
+    rf"(?i)\bon the ({_DAY}{_ORDINAL})\b(?!\s+(?:day|postop|hospital|of\s+(?:life|admission)|attempt|week|visit))"
+)
+_SEASON = re.compile(
+    r"\b((?:(?i:early|mid|late)[\s-]+)?(?i:spring|summer|fall|autumn|winter)\s+(?:of\s+)?)(?:19|20)\d\d\b"
+)
+_HOLIDAY = re.compile(
+    r"\b(?:Christmas(?:\s+(?:Eve|Day))?|Thanksgiving(?:\s+Day)?|New\s+Year['’]?s?(?:\s+(?:Eve|Day))|Easter(?:\s+(?:Sunday|Monday))?|Halloween|"
+    r"Labor\s+Day|Memorial\s+Day|Independence\s+Day|Fourth\s+of\s+July|4th\s+of\s+July|Valentine['’]?s\s+Day|Mother['’]?s\s+Day|"
+    r"Father['’]?s\s+Day|Veterans\s+Day|Columbus\s+Day|Presidents['’]?\s+Day|St\.?\s+Patrick['’]?s\s+Day|Boxing\s+Day|Good\s+Friday)(?:[,\s]+(?:19|20)\d\d)?\b"
+    r"(?!\s+(?:disease|factor))"
+)
+_TIME_STAMP = re.compile(r"\b(?:19|20)\d\d-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?\b")
+
+_TENS = r"(?i:ninety|one[\s-]hundred(?:[\s-]and)?|a[\s-]hundred(?:[\s-]and)?)"
+_ONES = r"(?i:[\s-](?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve))?"
+_OLD = r"(?:9\d|1[0-3]\d)"
+_AGE_UNIT = (
+    r"(?:[\s-]*(?:years?|yrs?\.?|y\.?)(?:[\s-]*(?:old|o\b\.?|of[\s-]age))?|\s*/?\s*y\s*/?\s*o\b|\s?yo\b|\s?y/o\b)"
+)
+_AGES = (
+    re.compile(rf"(?<![\w.,/$-])({_OLD}){_AGE_UNIT}(?![a-z])"),
+    re.compile(rf"\b({_TENS}{_ONES})[\s-]*(?:years?|yrs?)[\s-]*(?:old|of age)?\b"),
+    re.compile(rf"(?i:\b(?:aged?|age of|age is|age was|age at [a-z]+|turn(?:ed|ing|s)|age)\b\s*[:=(]?\s*(?:of\s+|is\s+|was\s+)?)({_OLD})(?![\w%/]|\.\d|-\d)"),
+    re.compile(rf"(?i:\b(?:aged?|age of|turn(?:ed|ing|s))\s+)({_TENS}{_ONES})\b"),
+    re.compile(r"\b(?i:in (?:his|her|their)\s+(?:(?:early|mid|late)[\s-]+)?)((?i:nineties)|90['’]?s|100s)\b"),
+    re.compile(rf"(?<![\w.,/$-])({_OLD})(?=\s?[MF]\b|[\s-]+(?:male|female|man|woman|gentleman|lady|nonagenarian|centenarian)\b)"),
+    re.compile(rf"(?i:\b(?:he|she|patient|pt|who|mother|father|grandmother|grandfather)\s*(?:is|was|'s|’s|,)\s*(?:now\s+|already\s+)?)({_OLD})(?=[\s.,;)]|$)(?!\s*(?:%|kg|mg|lb|cm|bpm|mm|in\b|percent|pounds|units|and\s+\d))"),
+    re.compile(r"\b((?i:nonagenarian|centenarian|supercentenarian))\b"),
+)  # fmt: skip
+_AGE_WORDS = (_AGES[1], _AGES[3], _AGES[4], _AGES[7])
+_BIRTH_YEAR = re.compile(
+    r"(?i:\b(?:born(?:\s+in)?|birth year|year of birth|yob|b\.|birthdate|dob)\b\s*[:=]?\s*(?:in\s+|is\s+|was\s+)?)((?:18|19|20)\d\d)\b(?![-/.]\d)"
+)
+_RANGE = re.compile(
+    r"(?i)(?:between|from|ages?|to|[-–>≥<≤]|over|under|above|below|than|up to|older|percent|\d\s*(?:-|–|to|or|and))\s*$"
+)
+OVER = 89
+
+
+def find(text: str, year: int | None = None) -> Iterator[Finding]:
+    """All dates and high ages.
+
+    Args:
+        year: the present year, for birth years that tell an age over 89; None: by the clock.
+    """
+    small = text.lower()
+    yield from _ages(text, small, year or datetime.date.today().year)
+    yield from _written(text)
+    if any(character.isdigit() for character in text):
+        for match in _NUMERIC.finditer(text):
+            yield Finding(*match.span(), "DATE", 0.94, "date.numeric", "numbers written as a date")
+        for match in _SHORT.finditer(text):
+            if _SHORT_BEFORE.search(text[max(0, match.start() - 20) : match.start()]) and not _NOT_A_DATE_AFTER.match(
+                text, match.end()
+            ):
+                yield Finding(*match.span(), "DATE", 0.75, "date.short", "month and day where a date is said to follow")
+        for match in _DAY_OF_MONTH.finditer(text):
+            yield Finding(*match.span(1), "DATE", 0.7, "date.day", "a day of the month after 'on the'")
+        if any(season in small for season in ("spring", "summer", "fall", "autumn", "winter")):
+            for match in _SEASON.finditer(text):
+                yield Finding(*match.span(), "DATE", 0.7, "date.season", "a season with a year is more than a year")
+    for match in _MONTH_ALONE.finditer(text):
+        yield Finding(*match.span(2), "DATE", 0.75, "date.month", "a month after a word of time")
+    for match in _MONTH_SURE.finditer(text):
+        yield Finding(*match.span(), "DATE", 0.6, "date.month", "the name of a month")
+    for match in _DAY_ALONE.finditer(text):
+        yield Finding(*match.span(), "DATE", 0.6, "date.weekday", "a day of the week")
+    for match in _HOLIDAY.finditer(text):
+        yield Finding(*match.span(), "DATE", 0.65, "date.holiday", "a day of the year by its name")
+
+
+def _written(text: str) -> Iterator[Finding]:
+    """Dates with a month's name; the long pattern is tried only around one."""
+    last = 0
+    for hit in _MONTH_NEAR.finditer(text):
+        if hit.end() <= last:
+            continue
+        match = _WRITTEN.search(text, max(last, hit.start() - 36), min(len(text), hit.end() + 60))
+        if match is not None and match.start() <= hit.start() < match.end():
+            last = match.end()
+            yield Finding(*match.span(), "DATE", 0.97, "date.written", "a month with a day or a year")
+
+
+def _ages(text: str, small: str, year: int) -> Iterator[Finding]:
+    for pattern in _AGES:
+        if pattern in _AGE_WORDS and not any(
+            word in small for word in ("ninet", "hundred", "genarian", "centenar", "90", "100s")
+        ):
+            continue
+        for match in pattern.finditer(text):
+            start, end = match.span(1) if pattern.groups else match.span()
+            before = text[max(0, match.start() - 14) : match.start()]
+            if not _RANGE.search(before) or pattern not in _AGES[:2]:
+                yield Finding(start, end, "AGE_OVER_89", 0.95, "age.over_89", "an age over 89")
+    for match in _BIRTH_YEAR.finditer(text):
+        if int(match.group(1)) < year - OVER:
+            yield Finding(
+                *match.span(1), "AGE_OVER_89", 0.9, "age.birth_year", "a birth year that tells an age over 89"
+            )

@@ -1,0 +1,126 @@
+"""Hospitals, schools and firms, which tell where somebody was: by what their names end with, and by general fame."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from fedmed.data.deidentify.addresses import Span
+from fedmed.data.deidentify.lists import phrases_of, words_of
+from fedmed.data.deidentify.vocabulary import Vocabulary
+from fedmed.data.deidentify.words import INITIAL, LOWER, TITLE, UPPER, Words
+
+_ENDS = words_of("facilities")
+_STRONG = words_of("facility_strong")
+_GENERIC = words_of("facility_generic") | _ENDS
+_IN_NAMES = frozenset(
+    "north south east west eastern western northern southern american general family christian jewish catholic first medical second new "
+    "physical summer may june april white black".split()
+)
+_SMALL_ENDS = frozenset("hospital clinic medical health office infirmary hospice".split())
+
+_NOUN = r"(?i:hospital|clinic|cent(?:er|re)|ctr\.?|campus|medical group|medical|med|healthcare|care|general|health|hosp\.?|er|ed)"
+TAIL = re.compile(rf"\s+(?:(?i:med(?:ical)?\.?|general|regional|health|urgent|outpatient|family|university|children['’]s)\s+)?{_NOUN}(?!\w)")
+"""What may follow a place and makes it a hospital: "UCLA med center", "Mount Sinai hospital"."""
+_WHERE = r"(?:[Aa]t|[Tt]o|[Ff]rom|@|[Ii]n|[Bb]y|[Oo]f|AT|TO|FROM)\s+(?:the\s+|our\s+|THE\s+)?"
+_PLAIN = re.compile(
+    rf"(?<!\w){_WHERE}((?:(?i:city|county|general|memorial|community|regional|university|children['’]?s|women['’]?s|veterans|va|state|central|national|"
+    r"royal|queen['’]?s|king['’]?s|district|northern|southern|eastern|western|north|south|east|west|midtown|downtown|uptown)\s+)+"
+    r"(?:Hospital|Hosp\.?|Clinic|General|Medical\s+Center|Health|Center|Centre|Infirmary|Memorial|Healthcare|hospital|HOSPITAL|CLINIC)"
+    r"(?:\s+(?:of|at)\s+[A-Z][a-z]+(?:\s[A-Z][a-z]+)?)?)"
+)  # fmt: skip
+_SAINT = re.compile(
+    r"\b(?:St\.?|Saint|Ste\.|Santa|Our\s+Lady\s+of|Holy|Sacred)\s+(?:[A-Z][\w\-]+(?:['’]s)?)(?:(?:\s+and\s+|\s*&\s*| )[A-Z][a-z][\w\-]*(?:['’]s)?)*"
+)
+_KNOWN = re.compile(
+    r"(?<![\w-])(?:"
+    + "|".join(re.escape(name).replace(r"\ ", r"\s+").replace("'", "['’]").replace(r"\-", r"[-\s]") for name in sorted(
+        (name for names in phrases_of("known_facilities").values() for name in names), key=len, reverse=True
+    ))
+    + r")(?![\w-])(?!['’]s?\s+[a-z]+)(?:\s+(?:Hospital|Clinic|Medical|Health|Healthcare|Center|Centre|System|University|General|Cancer|"
+    r"Children['’]s|Institute|Campus|Med|Ctr\.?))*"
+)  # fmt: skip
+
+
+class FacilityFinder:
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.lexicon = vocabulary.lexicon
+
+    def spans(self, view: Words) -> Iterator[Span]:
+        text, words = view.text, view.words
+        for match in _KNOWN.finditer(text):
+            after = text[match.end() : match.end() + 12].strip().split(" ", 1)[0].strip(",.").lower()
+            if after not in self.vocabulary_heads:
+                yield *match.span(), 0.8, "place.known_facility", "a hospital that is known by its name"
+        for match in _PLAIN.finditer(text):
+            yield *match.span(1), 0.66, "place.facility", "a hospital by what it is called, where somebody was"
+        for match in _SAINT.finditer(text):
+            yield *match.span(), 0.72, "place.saint", "named after a saint"
+        for index, word in enumerate(words):
+            if word.lower in _ENDS and word.case in (TITLE, UPPER):
+                yield from self._named(view, index)
+            elif word.case == LOWER and word.lower in _SMALL_ENDS and index and word.joined:
+                before = words[index - 1]
+                if before.case == TITLE and not before.opens and not self._plain(before.lower):
+                    yield before.start, word.stop, 0.62, "place.facility", "a hospital or clinic by its name"
+
+    @property
+    def vocabulary_heads(self) -> frozenset[str]:
+        return words_of("clinical_heads")
+
+    def _plain(self, word: str) -> bool:
+        return word in _GENERIC or self.lexicon.medical(word) or self.vocabulary.is_function_word(word)
+
+    def _named(self, view: Words, index: int) -> Iterator[Span]:
+        """A name that ends with a word for a hospital or the like at ``index``."""
+        words, word = view.words, view.words[index]
+        after = words[index + 1] if index + 1 < len(words) else None
+        follows = after is not None and after.joined
+        if after is not None and follows and after.case == word.case and after.lower in _ENDS:
+            return  # the name goes on
+        first = self._start(view, index)
+        names = [each for each in words[first : index + 1] if each.lower not in _GENERIC and each.case != LOWER]
+        of_town = after is not None and follows and after.lower == "of" and index + 2 < len(words) and words[index + 2].case == TITLE
+        if of_town and word.lower in _STRONG and words[index + 2].joined:
+            town = words[index + 2].lower
+            if town not in _GENERIC and (town in self.lexicon.towns or not self.lexicon.medical(town)):
+                last = index + 2
+                while last + 1 < len(words) and words[last + 1].joined and words[last + 1].case == TITLE:
+                    last += 1
+                yield words[first].start, words[last].stop, 0.8, "place.facility", "a hospital, school or firm of a place"
+                return
+        if not names or (word.case == UPPER and not view.shouted and not any(each.lower in self.lexicon.towns for each in names)):
+            return
+        end = word.stop
+        if after is not None and follows and after.case == TITLE and after.lower in self.lexicon.towns:
+            end = after.stop
+        sure = word.lower in _STRONG and not all(self.lexicon.medical(each.lower) and each.lower not in self.lexicon.towns for each in names)
+        if sure or any(self._name_word(each.lower) for each in names):
+            yield words[first].start, end, 0.82 if sure else 0.62, "place.facility", "a hospital, school or firm by its name"
+
+    def _start(self, view: Words, index: int) -> int:
+        """Back over the capital words (and "of", "and", "&") that a facility's name consists of."""
+        words, first = view.words, index
+        while first > 0:
+            word, before = words[first], words[first - 1]
+            dotted = word.gap == ". " and (before.lower in ("st", "mt", "ft", "med") or before.case == INITIAL)
+            if not (word.joined or dotted or (word.gap in (" & ", "-", "/") and before.case != LOWER)):
+                break
+            if before.case == LOWER:
+                link = before.lower in ("of", "and", "for", "the", "de", "del", "la") and before.joined and first > 1
+                earlier = words[first - 2] if link else before
+                if earlier.case not in (TITLE, UPPER) or self.vocabulary.is_function_word(earlier.lower) or earlier.lower in ("dr", "mr"):
+                    break
+                if before.lower == "of" and earlier.lower not in _ENDS and not view.shouted and earlier.lower not in ("lady", "school"):
+                    break  # "Dr. Jacobson of Cardiology"
+                first -= 2
+                continue
+            if self.vocabulary.is_function_word(before.lower) and before.lower not in _IN_NAMES:
+                break
+            first -= 1
+        return first
+
+    def _name_word(self, word: str) -> bool:
+        lexicon = self.lexicon
+        return word in lexicon.given or word in lexicon.surnames or word in lexicon.towns or not lexicon.known(word)

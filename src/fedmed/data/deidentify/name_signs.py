@@ -1,0 +1,105 @@
+"""What tells that a name follows: titles, words for people, labels, closings, the end of a letter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from fedmed.data.deidentify.findings import Finding
+from fedmed.data.deidentify.lists import words_of
+from fedmed.data.deidentify.vocabulary import LIKELY, MAYBE, SURE, UNKNOWN, Vocabulary
+from fedmed.data.deidentify.words import INITIAL, LOWER, UPPER, Words
+
+TITLES = words_of("titles")
+SHORT_TITLES = frozenset("dr mr mrs ms mx prof dra mme".split())
+"""Titles that belong to the name, and stand before small letters too."""
+LABEL, NEAR = "label", "near"
+
+CREDENTIAL = re.compile(
+    r",?\s*(?:M\.?D\.?|D\.?O\.?|R\.?N\.?|N\.?P\.?|P\.?A\.?(?:-C)?|Ph\.?D\.?|L\.?P\.?N\.?|D\.?D\.?S\.?|LCSW|MSW|PharmD|DPT|FACP|FACS|"
+    r"FACC|FRC[PS]|MRC[PS]|MBBS|MBChB|CRNA|APRN|BSN|MSN|DNP|OTR|CCC-SLP|RD|PT|OT|RRT|CNM|Jr\.?|Sr\.?|Esq\.?)(?![\w])"
+)
+_PERSON_WORDS = words_of("person_words")
+_LABELS = words_of("name_labels")
+_CLOSINGS = words_of("closings")
+_WEAK_BEFORE = frozenset("for by with like from and or to per of regarding about as saw met both asked told".split())
+_BETWEEN = frozenset("is was named called by to with for as like".split())
+_DONE_BY = frozenset("name signed dictated authored reviewed transcribed verified attested reported prepared entered seen written read".split())
+_LINKS = re.compile(
+    r"[\s,:;.(\"'“–—\-/]*(?:is|was|are|as|of|by|named|called|name|to|for|with|from)?[\s,:;(\"'“–—\-]*", re.IGNORECASE
+)
+_LABEL_GAP = re.compile(r"\s*(?:\([a-z ]*\))?\s*[:=]\s*|\s*\(")
+_ABBREVIATIONS = words_of("abbreviations")
+_DOTTED = re.compile(r"(?<![\w.])(?:[A-Z]\.\s?){2,3}(?![A-Za-z\d])")
+_DOTTED_BEFORE = re.compile(
+    r"(?i)\b(?:patient|pt\.?|initials|named|for|client|subject|mr\.?|mrs\.?|ms\.?|by|with|case of|of|ref|re|about|cc|signed|dr\.?)\s*[:,(]?\s*$|\(\s*$"
+)
+_CAPITALS = re.compile(
+    r"(?<![\w.])[A-Z]{2,3}(?=\s?[,(]\s?(?:a\s)?\d{1,3}[\s-]*(?:y|year|M\b|F\b))|(?<=\b[Pp]t )[A-Z]{2,3}(?=[,;.]?\s)"
+    r"|(?<=[a-z]: )[A-Z]{2,3}(?=[.;,]\s)|(?<=[Ii]nitials )[A-Z]{2,3}\b|(?<=[Ii]nitials: )[A-Z]{2,3}\b"
+)
+_LAST_CAPITALS = re.compile(r"(?:[.!?\n]\s*|[-–—/]{1,2}\s?)([A-Z]{2,3})\s*$")
+_NAME_LINE = re.compile(r"(?:^|\n|[.!?)]\s+|[-–—]{1,2}\s*)((?:[^\W\d_][\w'’.\-]*[ \t]*){1,4})(?:,[^.\n,]{1,14}){0,2}\s*$")
+
+
+def trigger(view: Words, index: int) -> str | None:
+    """LABEL where a name must follow, NEAR where one may, else None."""
+    if index == 0:
+        return None
+    words = view.words
+    word, before = words[index], words[index - 1]
+    if before.lower in _LABELS and (_LABEL_GAP.fullmatch(word.gap) or before.lower in ("named", "dear")):
+        return LABEL
+    if before.lower in _CLOSINGS and word.gap.strip(" \t") in (",", ",\n", "\n", ",\n\n", "\n\n", ":"):
+        return LABEL
+    two = words[index - 2] if index > 1 else None
+    if before.lower in ("is", "by") and two is not None and two.lower in _DONE_BY:
+        return LABEL if before.lower == "is" and two.lower == "name" else NEAR
+    if before.lower in _PERSON_WORDS and len(word.gap) < 4 and "." not in word.gap and _LINKS.fullmatch(word.gap):
+        return NEAR
+    if before.lower in _DONE_BY and _LABEL_GAP.fullmatch(word.gap):
+        return LABEL
+    if two is not None and before.lower in _BETWEEN and word.joined and (two.lower in _PERSON_WORDS or before.lower in ("named", "called")):
+        return NEAR
+    return None
+
+
+def weak_before(view: Words, index: int) -> bool:
+    """Whether a word stands before that a name may follow."""
+    return index > 0 and view.words[index - 1].lower in _WEAK_BEFORE and view.words[index].joined
+
+
+def signature_start(view: Words, vocabulary: Vocabulary) -> int | None:
+    """The first word of a signature: the last line or fragment, if nothing but one to four words that can be a name."""
+    match = _NAME_LINE.search(view.text, max(0, len(view.text) - 60))
+    if match is None or len(view.words) < 8:
+        return None
+    inside = [at for at in range(max(0, len(view.words) - 6), len(view.words)) if match.start(1) <= view.words[at].start < match.end(1)]
+    if not inside:
+        return None
+    words = [view.words[at] for at in inside]
+    kinds = [vocabulary.kind(word.lower) for word in words if word.case != INITIAL and len(word.lower) > 1]
+    if not kinds or any(word.case == UPPER and not view.shouted for word in words[:1]):
+        return None
+    if any(word.case == LOWER for word in words) and not (kinds[0] in (SURE, MAYBE) and words[0].lower in vocabulary.lexicon.given and len(kinds) == 2 and kinds[1] != "word"):
+        return None
+    names = kinds[0] in (SURE, LIKELY) or (kinds[0] == UNKNOWN and not view.shouted)
+    short = kinds[0] == MAYBE and words[0].lower in vocabulary.lexicon.given and not vocabulary.is_form_word(words[0].lower)
+    known = words[0].lower in vocabulary.lexicon.given and len(words) == 1 and len(words[0].lower) < 4
+    return inside[0] if names or short or known else None
+
+
+def initials(view: Words) -> Iterator[Finding]:
+    """Initials where a person is spoken of, and at the end of a note."""
+    why = "initials where a person is spoken of"
+    for match in _DOTTED.finditer(view.text):
+        letters = re.sub(r"[^A-Z]", "", match.group()).lower()
+        before = view.text[max(0, match.start() - 16) : match.start()]
+        if letters not in _ABBREVIATIONS and _DOTTED_BEFORE.search(before):
+            yield Finding(*match.span(), "NAME", 0.6, "name.initials", why)
+    for match in _CAPITALS.finditer(view.text):
+        if match.group().lower() not in _ABBREVIATIONS:
+            yield Finding(*match.span(), "NAME", 0.55, "name.initials", why)
+    last = _LAST_CAPITALS.search(view.text, max(0, len(view.text) - 12))
+    if last is not None and last.group(1).lower() not in _ABBREVIATIONS and not view.shouted:
+        yield Finding(*last.span(1), "NAME", 0.5, "name.initials", "initials that end the text as a signature does")

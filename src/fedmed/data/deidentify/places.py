@@ -1,0 +1,195 @@
+"""Places below the state: addresses, towns, counties, and the hospitals that tell where somebody was.
+
+States and countries by themselves stay, as Safe Harbor allows; beside a town or in an address they go with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from fedmed.data.deidentify.addresses import AddressFinder, Span
+from fedmed.data.deidentify.facilities import TAIL, FacilityFinder
+from fedmed.data.deidentify.findings import Finding
+from fedmed.data.deidentify.lists import words_of
+from fedmed.data.deidentify.vocabulary import Vocabulary
+from fedmed.data.deidentify.words import INITIAL, LOWER, TITLE, UPPER, Words
+
+_HEADS = words_of("clinical_heads")
+_NOT_PLACES = words_of("not_places")
+_GENERIC = words_of("facility_generic")
+_TITLES = words_of("titles")
+_COUNTY_WORDS = frozenset("county parish township borough province prefecture district village".split())
+_OF_PLACE = frozenset("city town village county township borough suburb neighborhood district state".split())
+_IN = frozenset("in near outside around visiting downtown suburban greater".split())
+_AT = frozenset("at from to through via of lives the".split())
+_LEADS = frozenset("at from near to via outside".split())
+_FORMED = frozenset("north south east west new port lake mount fort saint san santa los las el upper lower".split())
+_VISIT = re.compile(
+    r"(?i)\b(?:seen|admitted|treated|evaluated|hospitali[sz]ed|refer(?:red|ral)|transferred|visit(?:ed|s)?|appointment|discharged|presented|presenting|"
+    r"follow(?:ed|ing)?|live[sd]?|living|reside[sd]?|resident|residing|born|moved|grew|works?|worked|diagnosed|managed|surgery|procedure|cared|care|"
+    r"consult(?:ed|ation)?|clinic|check(?:ed)?|checkup|check-up|office|scheduled|admission|examined|tested|underwent|performed|started|received|located|"
+    r"based|records?|hails?|travel(?:l?ed|s)?|returned|staying|went|arrived|native|home|hospital|address|city|town|practice|employed|attends?|studies|"
+    r"school|facility|prescribed|enrolled|monitored|assessed|stay|rushed|taken|last|done|conducted|patient|male|female|man|woman)\b"
+)  # fmt: skip
+
+
+class PlaceFinder:
+    """Finds places; holds the vocabulary."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.lexicon = vocabulary.lexicon
+        self.addresses = AddressFinder(vocabulary)
+        self.facilities = FacilityFinder(vocabulary)
+
+    def find(self, view: Words) -> Iterator[Finding]:
+        """Places in one text, with the state and the postal code that follow them."""
+        text = view.text
+        spans = (*self.addresses.spans(text), *self.facilities.spans(view), *self._towns(view), *self._at(view))
+        for start, end, score, rule, why in spans:
+            if tail := TAIL.match(text, end):
+                end = tail.end()
+            end, code = self.addresses.with_state(text, end)
+            yield Finding(start, end, "LOCATION", score, rule, why)
+            if code is not None:
+                yield Finding(*code, "ZIP", max(score, 0.9), "zip.after_place", "a postal code after its place")
+        yield from self.addresses.zips(text)
+
+    def _towns(self, view: Words) -> Iterator[Span]:
+        words = view.words
+        index = 0
+        while index < len(words):
+            word = words[index]
+            if word.case not in (TITLE, UPPER) and not view.small or (word.case == UPPER and len(word.lower) < 4):
+                index += 1
+                continue
+            length = self._longest_town(view, index)
+            score = self._town_score(view, index, index + length - 1) if length else 0.0
+            if score:
+                yield word.start, words[index + length - 1].end, score, "place.town", "a town by its name"
+                index += length
+                continue
+            yield from self._formed(view, index)
+            index += 1
+
+    def _formed(self, view: Words, index: int) -> Iterator[Span]:
+        """Places that no gazetteer has: by "County" behind them, "city of" or a preposition before, by their form."""
+        words, lexicon = view.words, self.lexicon
+        word = words[index]
+        if word.case != TITLE or self.vocabulary.is_function_word(word.lower) and word.lower not in _FORMED:
+            return
+        after = words[index + 1] if index + 1 < len(words) else None
+        if after is not None and after.joined and after.lower in _COUNTY_WORDS and after.case == TITLE:
+            start = index
+            if index and word.joined and words[index - 1].case == TITLE and not self.vocabulary.is_function_word(words[index - 1].lower):
+                start -= 1
+            yield words[start].start, after.end, 0.8, "place.county", "a county or township"
+        elif index > 1 and words[index - 1].lower == "of" and words[index - 2].lower in _OF_PLACE:
+            if not lexicon.medical(word.lower) and word.lower not in lexicon.regions:
+                yield word.start, word.end, 0.7, "place.city_of", "a place after 'city of'"
+        elif word.stop == word.end and self.addresses.state_follows(view.text, word.end, word.lower):
+            start = word
+            if index and word.joined and words[index - 1].lower in _FORMED and words[index - 1].case == TITLE:
+                start = words[index - 1]
+            yield start.start, word.end, 0.76, "place.state_follows", "a capital word with a state behind it"
+        elif word.lower in _FORMED and after is not None and after.joined and after.case == TITLE and word.case == TITLE:
+            known = lexicon.medical(after.lower) or after.lower in lexicon.regions or self.vocabulary.is_form_word(after.lower)
+            if not known and (self._in_place(view, index) or self.vocabulary.town_like(after.lower) or view.text[after.end : after.end + 1] in ",."):
+                yield word.start, after.end, 0.77, "place.form", "a direction or 'port', 'lake', 'new' and a capital word"
+        elif self.vocabulary.town_like(word.lower):
+            yield word.start, word.end, 0.78 if self._in_place(view, index) else 0.5, "place.form", "built as the name of a town"
+
+    def _longest_town(self, view: Words, index: int) -> int:
+        """How many words the longest town that begins here has; 0: none does."""
+        words, towns = view.words, self.lexicon.towns
+        name = words[index].lower
+        best = 1 if name in towns else 0
+        if name in self.lexicon.town_starts:
+            for step in range(1, 5):
+                if index + step >= len(words):
+                    break
+                after = words[index + step]
+                if not after.joined and not (after.gap == ". " and words[index + step - 1].lower in ("st", "ft", "mt")):
+                    break
+                name = f"{name} {after.lower}"
+                if name in towns and (after.case != LOWER or view.small):
+                    best = step + 1
+        return best
+
+    def _town_score(self, view: Words, first: int, last: int) -> float:
+        words, lexicon = view.words, self.lexicon
+        after = words[last + 1] if last + 1 < len(words) else None
+        if after is not None and (after.joined or after.gap == "-") and after.lower in _HEADS:
+            return 0.0
+        word = words[first].lower
+        name = " ".join(each.lower for each in words[first : last + 1])
+        big = name in lexicon.big_towns
+        if words[last].stop == words[last].end and self.addresses.state_follows(view.text, words[last].end, words[last].lower):
+            return 0.85
+        placed = self._in_place(view, first)
+        if view.small and words[first].case == LOWER:
+            return 0.6 if placed and not lexicon.known(word) and (big or last > first) else 0.0
+        if last > first:
+            if any(each.lower in lexicon.sure_given for each in words[first:last]) and not big:
+                return 0.7 if placed else 0.0
+            return 0.78
+        if self.vocabulary.is_function_word(word) or word in _NOT_PLACES or word in _GENERIC:
+            return 0.0
+        person = word in lexicon.given or word in lexicon.common_surnames
+        if words[first].stop != words[first].end and not placed:
+            return 0.0
+        sure = word in lexicon.sure_given
+        if big and placed and not sure and not lexicon.drug(word):
+            return 0.78
+        if big and not lexicon.known(word) and not sure and word not in lexicon.eponyms:
+            return 0.7
+        if lexicon.medical(word) or (after is not None and after.joined and after.case in (TITLE, INITIAL) and person):
+            return 0.0
+        if placed:
+            return 0.72 if big or not person else 0.62
+        if lexicon.known(word) or person or word in lexicon.surnames or words[first].opens:
+            return 0.0
+        return 0.5
+
+    def _in_place(self, view: Words, index: int) -> bool:
+        """Whether a preposition of place stands before a word; "from" and the like only where somebody goes or is."""
+        if index == 0:
+            return False
+        word, before = view.words[index], view.words[index - 1]
+        if not word.joined:
+            near = _VISIT.search(view.text, max(0, word.start - 40), word.start)
+            return word.gap in (", ", " (") and near is not None
+        if before.lower in _IN:
+            return True
+        return before.lower in _AT and _VISIT.search(view.text, max(0, before.start - 60), before.start + 1) is not None
+
+    def _at(self, view: Words) -> Iterator[Span]:
+        """Capital words after "at", "from" …, where the sentence tells of a visit, an admission, a home."""
+        words = view.words
+        for index in range(1, len(words)):
+            word, before = words[index], words[index - 1]
+            if word.case not in (TITLE, UPPER) or not word.joined:
+                continue
+            article = before.lower in ("the", "our") and before.case == LOWER and index > 1 and before.joined
+            lead = words[index - 2] if article else before
+            if lead.lower not in _LEADS or self.vocabulary.is_function_word(word.lower) or word.lower in _NOT_PLACES or word.lower in _TITLES:
+                continue
+            if lead.lower != "at" and _VISIT.search(view.text, max(0, lead.start - 80), lead.start) is None:
+                continue
+            last = index
+            while last + 1 < len(words) and self._runs_on(view, last + 1):
+                last += 1
+            run = words[index : last + 1]
+            plain = all(each.lower in _GENERIC or self.lexicon.medical(each.lower) or each.case == UPPER for each in run)
+            if plain and not (word.case == UPPER and lead.lower == "at" and 2 < len(word.lower) < 6 and not self.lexicon.known(word.lower) and not view.shouted):
+                continue
+            if run[0].lower in self.lexicon.regions or (run[0].lower in self.lexicon.sure_given and lead.lower != "at"):
+                continue
+            if plain and run[0].lower in words_of("abbreviations"):
+                continue
+            yield word.start, words[last].stop, 0.58 if lead.lower == "at" else 0.48, "place.context", "a capital name where a place is said to follow"
+
+    def _runs_on(self, view: Words, index: int) -> bool:
+        word = view.words[index]
+        return word.case in (TITLE, UPPER) and (word.joined or word.gap in ("-", " & ")) and not self.vocabulary.is_function_word(word.lower)
