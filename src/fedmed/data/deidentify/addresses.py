@@ -17,19 +17,19 @@ _UNIT = r"(?:(?:Apt|Apartment|Suite|Ste|Unit|Floor|Fl|Room|Rm|Bldg|Building|Lot|
 _NUMBER = r"(?<![\w.,/$:#-])\d{1,6}[A-Za-z]?(?:-\d{1,5})?,?"
 _CAPITAL = r"[A-ZÀ-Þ][\w'’.\-]*"
 _STREET = re.compile(
-    rf"{_NUMBER}\s+(?:[NSEW]{{1,2}}\.?\s+)?(?:(?:{_CAPITAL}|\d{{1,3}}(?:st|nd|rd|th)|de|la|del|los|las|of|the|van|von|der)\s+){{1,4}}"
+    rf"{_NUMBER} +(?:[NSEW]{{1,2}}\.? +)?(?:(?:{_CAPITAL}|\d{{1,3}}(?:st|nd|rd|th)|de|la|del|los|las|of|the|van|von|der) +){{1,4}}"
     rf"{_STREETS}\b\.?(?:\s+[NSEW]{{1,2}}\b\.?)?(?:,?\s+{_UNIT}(?!\w))?"
 )  # fmt: skip
-_ANY_STREET = re.compile(rf"{_NUMBER}\s+(?:[NSEW]\.?\s+)?({_CAPITAL}(?: {_CAPITAL}){{1,3}})(,?\s+{_UNIT}(?!\w))?")
+_ANY_STREET = re.compile(rf"{_NUMBER} +(?:[NSEW]\.? +)?({_CAPITAL}(?: {_CAPITAL}){{1,3}})(,?\s+{_UNIT}(?!\w))?")
 """A house number and capital words: a street where something beside it says so."""
-_ANY_BEFORE = re.compile(r"(?i)(?:address|lives|living|resid\w+|home|house|stay\w*|at|to|from|moved|\^|\||\n)\W{0,4}$")
+_ANY_BEFORE = re.compile(r"(?i)(?:address|lives|living|resid\w+|home|house|stay\w*|at|to|from|on|near|opposite|moved|line|\^|\||\n)\W{0,5}$")
 _ANY_AFTER = re.compile(rf",?\s*(?:\^|\n|,\s*{_CAPITAL}|[A-Z]{{2}}\s+\d{{5}}|\d{{5}}|[A-Z]{{1,2}}\d[A-Z\d]?\s?\d[A-Z]{{2}})")
 _SMALL = re.compile(
     r"(?<![\w.,/$-])\d{1,6}\s+(?:[nsew]\.?\s+)?(?:[a-z0-9]+\s+){1,3}(?:street|avenue|ave|road|rd|boulevard|blvd|lane|ln|parkway|pkwy|highway|"
     r"terrace|crescent|drive|court|circle|place|square|way|st)\b\.?(?:,?\s+(?:apt|suite|ste|unit)\.?\s*#?\w+)?"
 )  # fmt: skip
 _SHOUTED = re.compile(
-    r"(?<![\w.,/$-])\d{1,6}\s+(?:[NSEW]\.?\s+)?(?:[A-Z0-9]+\s+){1,3}(?:STREET|AVENUE|AVE|ROAD|RD|BOULEVARD|BLVD|LANE|LN|PARKWAY|HIGHWAY|TERRACE|"
+    r"(?<![\w.,/$-])\d{1,6}\s+(?:[NSEW]\.?\s+)?(?:[A-Z0-9]+\s+){1,3}(?:STREET|AVENUE|AVE|ROAD|RD|BOULEVARD|BLVD|LANE|LN|PARKWAY|HIGHWAY|TERRACE|ROW|TRAIL|LOOP|CRESCENT|GROVE|PLAZA|"
     r"DRIVE|COURT|CIRCLE|PLACE|SQUARE|WAY|ST)\b\.?(?:,?\s+(?:APT|SUITE|STE|UNIT)\.?\s*#?\w+)?"
 )  # fmt: skip
 _NAMED = re.compile(
@@ -51,7 +51,7 @@ _SMALL_STATE = re.compile(r"(,\s+)([a-z]{2})(?:,?\s+(\d{5}(?:-\d{4})?)(?!\d))")
 _REGION_AFTER = re.compile(r",\s+([A-Z][a-z]+(?:\s[A-Z][a-z]+)?)(?:,?\s+(\d{5}(?:-\d{4})?)(?!\d))?")
 _CODE_AFTER = re.compile(r"[,\s^]{1,3}(\d{5}(?:-\d{4})?|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|[A-Z]\d[A-Z]\s?\d[A-Z]\d)(?![\w-])(?!\s*(?:mg|ml|units|patients))")
 _LABELLED = re.compile(
-    r"(?i)\b(?:zip(?:\s?code)?|postal(?:\s?code)?|postcode)\b\s*(?:\+\s?4)?\s*(?:is|was|:|=|of|\(|-)?\s*"
+    r"(?i)\b(?:zip(?:\s?code)?|postal(?:\s?code)?|postcode)\b[\"']?\s*(?:\+\s?4)?\s*(?:is|was|:|=|of|\(|-)?\s*[\"']?"
     r"(\d{5}(?:[-\s]\d{4})?|\d{3}(?:\*\*|xx)|[A-Z]\d[A-Z]\s?\d[A-Z]\d|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|\d{4}\s?[A-Z]{2}|\d{3,6})\b"
 )
 _FOUR = re.compile(r"(?<![\w#-])\d{5}-\d{4}(?![\w-])")
@@ -137,8 +137,13 @@ class AddressFinder:
 
     def state_follows(self, text: str, end: int, word: str) -> bool:
         """", NY" or ", Texas" behind a capital word; ", MD" is a degree behind a name."""
+        if _CODE_AFTER.match(text, end) and word in self.lexicon.towns:
+            return True
         if text[end : end + 1] != ",":
             return False
+        small = _SMALL_STATE.match(text, end)
+        if small is not None and small.group(2).upper() in self.lexicon.state_codes:
+            return True
         match = STATE_AFTER.match(text, end)
         if match is not None and match.group(2).replace(".", "") in self.lexicon.state_codes:
             code = match.group(2).replace(".", "")

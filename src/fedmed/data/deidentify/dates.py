@@ -37,6 +37,8 @@ _WRITTEN = re.compile(
     rf"|(?i:(?:early|mid|late)[\s\-]+)?{_MONTH_ANY}\.?[\s,\-/]*(?:of\s+)?{_YEAR}\b"
     rf"){_CLOCK}"
 )  # fmt: skip
+_SENTENCE_MAY = re.compile(r"\d{1,2}\.\s+(?:May|March)$")
+_VERB_AFTER = re.compile(r"\s+[a-z]")
 _MONTH_NEAR = re.compile(r"(?i)(?<![a-z])(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)")
 _NUMERIC = re.compile(
     rf"(?<![\w./\-])(?:"
@@ -47,10 +49,15 @@ _NUMERIC = re.compile(
     rf"|(?:1[89]|20)\d\d[-/](?:0[1-9]|1[0-2])"
     rf")(?![\w/]|[-.]\d)"
 )  # fmt: skip
-_SHORT = re.compile(rf"(?<![\w./\-])(?:0?[1-9]|1[0-2])[/\-]{_DAY}(?![\w/%]|[-.]\d)")
+_SHORT = re.compile(rf"(?<![\w./\-+±])({_DAY})/({_DAY})(?![\w/%]|[-.]\d)")
+_SHORT_RANGE = re.compile(rf"(?<![\w./\-]){_DAY}/{_DAY}(?:\s?(?:-|–|to)\s?){_DAY}/{_DAY}(?:/(?:(?:19|20)\d\d|\d\d))?(?![\w/%]|[-.]\d)")
+_MEASURE_BEFORE = re.compile(
+    r"(?i)(?:\b(?:pain|bp|va|vision|acuity|snellen|o[dsu]|grade|strength|power|reflex\w*|scores?|scale|gcs|apgars?|ratio|murmur|mmse|moca|nrs|vas|"
+    r"epworth|phq\S*|gad\S*|iop|barthel|tinetti|for|x|in|of|at rest|moving|[lr]|right|left|ees|hcg|steps?|nodes?|ln|cores?|sets?|doses?|items?|criteria|points?|e/a)|[=:,])\s*(?:is|was|of|=|:)?\s*$"
+)
 _SHORT_BEFORE = re.compile(
     r"(?i)(?:\b(?:on|dated?|since|until|till|from|by|dob|born|seen|visit|admitted|discharged|admission|discharge|surgery|due|last|next|before|after|"
-    r"started|stopped|appointment|appt|f/u|follow[- ]?up|drawn|collected|signed|between|through|thru|to|and|week of|as of)\b|[(:–-])\s*$"
+    r"started|stopped|day|days|change|changed|cx|cultures?|log|labs|window|repeat|recheck|sent|back|review|clinic|written|done|seen|call(?:ed)?|given|taken|removed|placed|insert\w*|scan|mri|ct|us|xr|x-ray|fall|fell|injury|foosh|leaving|returning|arriving|appointment|appt|f/u|follow[- ]?up|drawn|collected|signed|between|through|thru|to|and|week of|as of)\b[:,]?)\s*$"
 )
 _NOT_A_DATE_AFTER = re.compile(
     r"(?i)\s*(?:mm ?hg|strength|pain|on the|out of|power|scale|murmur|points?|stars?|of|systolic|pulses|reflex|edema|mg|ml|cm|mm|score)"
@@ -65,9 +72,6 @@ _MONTH_SURE = re.compile(
 _DAY_ALONE = re.compile(rf"\b(?:(?i:last|next|this)\s+)?(?:{_WEEKDAY})\b")
 _DAY_OF_MONTH = re.compile(
     rf"(?i)\bon the ({_DAY}{_ORDINAL})\b(?!\s+(?:day|postop|hospital|of\s+(?:life|admission)|attempt|week|visit))"
-)
-_SEASON = re.compile(
-    r"\b((?:(?i:early|mid|late)[\s-]+)?(?i:spring|summer|fall|autumn|winter)\s+(?:of\s+)?)(?:19|20)\d\d\b"
 )
 _HOLIDAY = re.compile(
     r"\b(?:Christmas(?:\s+(?:Eve|Day))?|Thanksgiving(?:\s+Day)?|New\s+Year['’]?s?(?:\s+(?:Eve|Day))|Easter(?:\s+(?:Sunday|Monday))?|Halloween|"
@@ -92,8 +96,11 @@ _AGES = (
     re.compile(rf"(?<![\w.,/$-])({_OLD})(?=\s?[MF]\b|[\s-]+(?:male|female|man|woman|gentleman|lady|nonagenarian|centenarian)\b)"),
     re.compile(rf"(?i:\b(?:he|she|patient|pt|who|mother|father|grandmother|grandfather)\s*(?:is|was|'s|’s|,)\s*(?:now\s+|already\s+)?)({_OLD})(?=[\s.,;)]|$)(?!\s*(?:%|kg|mg|lb|cm|bpm|mm|in\b|percent|pounds|units|and\s+\d))"),
     re.compile(r"\b((?i:nonagenarian|centenarian|supercentenarian))\b"),
+    re.compile(rf"\b((?i:ninety)[- ](?i:one|two|three|four|five|six|seven|eight|nine)|(?i:one hundred and)(?i: (?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)))\b(?!\s*(?i:percent|per cent|mg|ml|days|minutes|units|%|patients|hours))"),
+    re.compile(rf"[A-Za-zÀ-ÿ]\.? \(({_OLD})\)"),
+    re.compile(rf"\b[Aa]t ({_OLD})(?=,? (?:the|she|he|they|her|his|you|a|it|one|we)\b)"),
 )  # fmt: skip
-_AGE_WORDS = (_AGES[1], _AGES[3], _AGES[4], _AGES[7])
+_AGE_WORDS = (_AGES[1], _AGES[3], _AGES[4], _AGES[7], _AGES[8])
 _BIRTH_YEAR = re.compile(
     r"(?i:\b(?:born(?:\s+in)?|birth year|year of birth|yob|b\.|birthdate|dob)\b\s*[:=]?\s*(?:in\s+|is\s+|was\s+)?)((?:18|19|20)\d\d)\b(?![-/.]\d)"
 )
@@ -116,15 +123,12 @@ def find(text: str, year: int | None = None) -> Iterator[Finding]:
         for match in _NUMERIC.finditer(text):
             yield Finding(*match.span(), "DATE", 0.94, "date.numeric", "numbers written as a date")
         for match in _SHORT.finditer(text):
-            if _SHORT_BEFORE.search(text[max(0, match.start() - 20) : match.start()]) and not _NOT_A_DATE_AFTER.match(
-                text, match.end()
-            ):
+            if _is_short_date(text, match):
                 yield Finding(*match.span(), "DATE", 0.75, "date.short", "month and day where a date is said to follow")
+        for match in _SHORT_RANGE.finditer(text):
+            yield Finding(*match.span(), "DATE", 0.8, "date.range", "two dates without years")
         for match in _DAY_OF_MONTH.finditer(text):
             yield Finding(*match.span(1), "DATE", 0.7, "date.day", "a day of the month after 'on the'")
-        if any(season in small for season in ("spring", "summer", "fall", "autumn", "winter")):
-            for match in _SEASON.finditer(text):
-                yield Finding(*match.span(), "DATE", 0.7, "date.season", "a season with a year is more than a year")
     for match in _MONTH_ALONE.finditer(text):
         yield Finding(*match.span(2), "DATE", 0.75, "date.month", "a month after a word of time")
     for match in _MONTH_SURE.finditer(text):
@@ -135,6 +139,20 @@ def find(text: str, year: int | None = None) -> Iterator[Finding]:
         yield Finding(*match.span(), "DATE", 0.65, "date.holiday", "a day of the year by its name")
 
 
+def _is_short_date(text: str, match: re.Match[str]) -> bool:
+    """Whether two small numbers are day and month: "25/5" and "07/11" are, "8/10" is where a word of time stands before."""
+    first, second = int(match.group(1)), int(match.group(2))
+    if min(first, second) > 12 or _NOT_A_DATE_AFTER.match(text, match.end()):
+        return False
+    start = max(0, match.start() - 20)
+    if _SHORT_BEFORE.search(text, start, match.start()):
+        return True
+    if _MEASURE_BEFORE.search(text, start, match.start()):
+        return False
+    padded = match.group(1).startswith("0") or match.group(2).startswith("0")
+    return padded or (max(first, second) > 12 and second not in (15, 20, 24, 25, 30))
+
+
 def _written(text: str) -> Iterator[Finding]:
     """Dates with a month's name; the long pattern is tried only around one."""
     last = 0
@@ -143,6 +161,8 @@ def _written(text: str) -> Iterator[Finding]:
             continue
         match = _WRITTEN.search(text, max(last, hit.start() - 36), min(len(text), hit.end() + 60))
         if match is not None and match.start() <= hit.start() < match.end():
+            if _SENTENCE_MAY.match(text, match.start(), match.end()) and _VERB_AFTER.match(text, match.end()):
+                continue
             last = match.end()
             yield Finding(*match.span(), "DATE", 0.97, "date.written", "a month with a day or a year")
 

@@ -68,7 +68,17 @@ _PHONE = re.compile(
 _IMAGE = re.compile(
     r"(?<![\w/])[\w\-]+(?:[./\\][\w\-]+)*\.(?:jpe?g|png|gif|tiff?|bmp|heic|webp|dcm|raw|svg|mp4|mov)\b", re.IGNORECASE
 )
-_PLATE = re.compile(r"\b[A-Z]{1,3}[- ]?\d{2,4}[- ]?[A-Z]{0,3}\b|\b\d{1,4}[- ]?[A-Z]{2,3}[- ]?\d{0,4}\b")
+_PLATE = re.compile(
+    r"(?i)\b(?:plates?|reg(?:istration)?|car|van|vehicle|truck|tag|motorcycle|lorry|bus|taxi|rta|mvc|driving|parked|driver)\b\W{0,3}(?:\w+\W{1,2}){0,4}?"
+    r"(?-i:(?P<plate>(?:[A-Za-z]{1,3}[- ]?\d{1,4}[- ]?[A-Za-z]{1,3}|[A-Za-z]{2,3}[- ]?\d{2,4}|[A-Z]-[A-Z]{1,2} ?\d{2,4}|\d{1,3}[- ]?[A-Za-z]{2,3}[- ]?\d{0,4}|\d[A-Z]{3}\d{3})))(?![\w-])"
+)
+_UK_PLATE = re.compile(r"\b[A-Z]{2}\d{2} [A-Z]{3}\b")
+_UK_LICENCE = re.compile(r"\b[A-Z9]{5}\s?\d{6}\s?[A-Z9]{1,2}\d{1,2}[A-Z]{2}\b")
+_GS1 = re.compile(r"\(01\)\d{14}(?:\(\d{2}\)[A-Za-z0-9]{4,20})*")
+_HIBC = re.compile(r"\+[A-Z]\d{3}[A-Z0-9]{2,18}(?:/\$?\$?[A-Z0-9+]{2,30})?")
+_BED = re.compile(r"\b(?:N?ICU|[CMSP]ICU|CCU|[AMS]AU|AMU|HDU|ITU|ED|ER|[A-Z]?\d{1,2}[A-Z]?|[A-Z]\d)-\d{2}[A-Z]\b|\b(?:N?ICU|[CMSP]ICU|CCU|[AMS]AU|AMU|HDU|ITU)-\d{1,3}[A-Z]?\b")
+_SUBJECT = re.compile(r"(?<![\w-])[A-Z]{2,5}-[A-Z]{1,4}-\d{2,4}(?![\w-])")
+_TRAILING_LETTER = re.compile(r" [A-Z](?=\s*(?:[\n,;.)]|$)|  )")
 _HANDLE = re.compile(r"(?<![\w@./])@[A-Za-z_][\w.]{2,29}\b")
 _PLACEHOLDER_DIGITS = re.compile(r"(?<![\w])#?(?=[A-Za-z\-_/]*\d)[A-Za-z0-9]+(?:[-_/:.][A-Za-z0-9]+)*")
 _GROUPED = re.compile(r"(?<![\w.,/-])\d{2,6}(?: \d{2,6}){1,5}(?![\w,/-]|\.\d)")
@@ -83,6 +93,12 @@ _SHAPES: tuple[tuple[str, re.Pattern[str], float, str, str], ...] = (  # each wi
     ("PHOTO", _IMAGE, 0.92, "photo.file", "the name of an image file"),
     ("HEALTH_PLAN", _MBI, 0.9, "plan.mbi", "built as a Medicare beneficiary number"),
     ("VEHICLE", _VIN, 0.85, "vehicle.vin", "seventeen characters as in a vehicle's number"),
+    ("DEVICE", _GS1, 0.95, "device.udi", "built as a device's unique identification"),
+    ("DEVICE", _HIBC, 0.9, "device.udi", "built as a device's unique identification"),
+    ("LICENSE", _UK_LICENCE, 0.88, "license.uk", "built as a British driving licence"),
+    ("VEHICLE", _UK_PLATE, 0.7, "vehicle.plate", "built as a number plate"),
+    ("UNIQUE_CODE", _BED, 0.7, "code.bed", "a ward and a bed"),
+    ("UNIQUE_CODE", _SUBJECT, 0.7, "code.subject", "built as a subject's number in a study"),
     ("SSN", _SSN, 0.86, "ssn.shape", "three, two and four digits"),
     ("PHONE", _PHONE, 0.82, "phone.shape", "grouped as a telephone number"),
     ("UNIQUE_CODE", _HANDLE, 0.7, "code.handle", "a name after an at sign"),
@@ -91,9 +107,10 @@ _SHAPES: tuple[tuple[str, re.Pattern[str], float, str, str], ...] = (  # each wi
 _RETYPED = ("SSN", "PHONE", "IP", "PHOTO", "HEALTH_PLAN", "VEHICLE")
 
 _NEUTRAL = re.compile(
-    r"(?i)(?:nct|pmid:?|pmc|doi:?|isrctn|icd|cpt|loinc|snomed|rs|hp:|omim:?|mondo:|orpha:?|grade|phase|stage|type|chapter|version|v|"
-    r"covid|sars)[-:]?\d[\d.\-]*$|h\d{1,2}n\d{1,2}$|p\d{2,3}$"
+    r"(?:(?i:nct|pmid:?|pmc|doi:?|isrctn|icd|cpt|loinc|snomed|hp:|omim:?|mondo:|orpha:?|grade|phase|stage|type|chapter|version|covid|sars)[-:]?|rs)\d[\d.\-]*$"
+    r"|(?i:h\d{1,2}n\d{1,2})$|p\d{2,3}$"
 )
+_PUBLIC_BEFORE = re.compile(r"(?i)(?:loinc|snomed(?:[ -]ct)?|cpt|icd(?:-?10)?|pmid|doi|omim|see code|nct)\b(?:\s*(?:no\.?|code|id|ref|[:#]))*(?:\s*[\w.-]+,)*\s*$")
 _ICD = re.compile(r"[A-TV-Z]\d[0-9AB](?:\.[0-9A-Z]{1,4})?$")
 _MEASURE = re.compile(r"(?i)\d+(?:[.,]\d+)?(?:[-/x×]\d+(?:\.\d+)?)*-?(?:mg|mcg|ug|g|kg|lb|lbs|ml|dl|l|cc|mm|cm|m|iu|u|units?|h|hr|hrs|d|wk|y|yo|yrs?|"
                       r"year|years|old|th|st|nd|rd|s|k|x|gy|cgy|kcal|hz|khz|mhz|french|fr|ga|gauge|am|pm|day|days|week|weeks|month|months|hour|hours|min|fold|bit)?"
@@ -127,6 +144,13 @@ def find(text: str) -> Iterator[Finding]:
                 yield Finding(start, end, label, 0.96, f"{label.lower()}.label", "a number or code after its label")
             else:
                 yield Finding(start, end, kind, score, rule, why)
+    for match in _PLATE.finditer(text):
+        span = match.span("plate")
+        plate = match.group("plate")
+        if any(map(str.isdigit, plate)) and not _within(*span, taken) and not _MEASURE.match(plate) and not _ICD.match(plate) and plate.upper() not in ("C1", "C2"):
+            if len(plate) > 4:
+                taken.append(span)
+                yield Finding(*span, "VEHICLE", 0.85, "vehicle.plate", "built as a number plate, and a vehicle is spoken of")
     yield from _cards(text, taken)
     yield from _codes(text, taken)
 
@@ -171,6 +195,8 @@ def _codes(text: str, taken: list[tuple[int, int]]) -> Iterator[Finding]:
         label = told[0] if told else None
         if told and label and _may_follow(label, told[1], value, digits, text, start, end):
             start, end = _widened(text, start, end)
+            if label == "MRN" and (letter := _TRAILING_LETTER.match(text, end)):
+                end = letter.end()
             taken.append((start, end))
             yield Finding(start, end, label, 0.95, f"{label.lower()}.label", "a number or code after its label")
         elif _looks_like_code(value, digits, match.group().startswith("#"), text, start, end):
@@ -214,6 +240,8 @@ def _may_follow(label: str, weak: bool, value: str, digits: int, text: str, star
     if _UNIT_AFTER.match(text, end) and not re.search(r"[A-Za-z]", value):
         return False
     letters = len(value) - digits
+    if label == "UNIQUE_CODE" and _PUBLIC_BEFORE.search(text, max(0, start - 40), start):
+        return False
     if re.fullmatch(r"(?:19|20)\d\d", value) or _NEUTRAL.match(value) or _date_like(value):
         return False
     if weak and digits < 5 and not (letters and digits >= 3):
@@ -223,6 +251,8 @@ def _may_follow(label: str, weak: bool, value: str, digits: int, text: str, star
     if label in ("HEALTH_PLAN", "LICENSE", "ACCOUNT", "DEVICE", "PHOTO"):
         return digits >= 4 or (digits >= 2 and letters >= 2 and any(sign in value for sign in "-_/"))
     if label == "PHONE":
+        if "/" in value or ":" in value:
+            return False
         return digits >= 4 and digits == len(re.sub(r"[^\w]", "", value)) and "." not in value
     return digits >= 4 or (
         digits >= 3 and any(character.isalpha() for character in value) and _ICD.match(value) is None
@@ -242,6 +272,8 @@ _DATE_SHAPE = re.compile(
 def _looks_like_code(value: str, digits: int, sharp: bool, text: str, start: int, end: int) -> bool:
     if _NEUTRAL.match(value) or _date_like(value) or _UNIT_AFTER.match(text, end):
         return False
+    if _PUBLIC_BEFORE.search(text, max(0, start - 40), start):
+        return False
     if digits == len(value):
         if text[start - 1 : start] in ("$", "€", "£", ".", ",") or text[end : end + 2].lstrip(",.")[:1].isdigit():
             return False
@@ -255,7 +287,7 @@ def _looks_like_code(value: str, digits: int, sharp: bool, text: str, start: int
         return digits >= 7 and "-" in value and not re.fullmatch(r"(?:19|20)\d\d[-/](?:19|20)\d\d", value)
     if "-" in value or "_" in value:
         return digits >= 4 and not re.fullmatch(r"[A-Za-z-]{4,}-?(?:19|20)\d\d", value)
-    return digits >= 5 or (digits >= 4 and letters >= 2 and value.upper() == value)
+    return digits >= 5 or (digits >= 4 and letters >= 2 and value.upper() == value) or (len(value) >= 10 and digits >= 3 and re.fullmatch(r"[0-9a-f]+", value) is not None)
 
 
 def _is_phone(value: str, label: str | None) -> bool:

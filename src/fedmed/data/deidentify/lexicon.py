@@ -81,6 +81,10 @@ class Lexicon:
             or word in _PLAIN
         ):
             return True
+        if "ae" in word or "oe" in word:  # haematology
+            american = word.replace("ae", "e").replace("oe", "e")
+            if american in self.english or american in self.clinical or american.rstrip("s") in self.english:
+                return True
         if "-" in word:
             return all(len(part) < 3 or self.known(part) for part in word.split("-"))
         for ending in _INFLECTIONS:
@@ -207,6 +211,7 @@ def _places() -> tuple[frozenset[str], ...]:
     counties = {county["name"].lower().removesuffix(" county") for county in geo.get_us_counties()}
     # "New York" and "Washington" are states too, but whoever names them mostly means the city.
     kept = regions - {"new york", "washington", "singapore", "mexico city", "luxembourg", "panama", "monaco"}
+    towns |= {"nyc", "philly", "vegas"}
     short = {town for town in towns if len(town) < 3}
     codes = set(geo.get_us_states()) | {"DC", "PR"}
     made: Iterable[set[str]] = (towns - kept - short, big - kept, kept, states, codes, counties, zips)

@@ -22,13 +22,18 @@ CREDENTIAL = re.compile(
 _PERSON_WORDS = words_of("person_words")
 _LABELS = words_of("name_labels")
 _CLOSINGS = words_of("closings")
+_PERSON_VERBS = words_of("person_verbs")
+_PERSON_AFTER = re.compile(
+    r"\s+(?:an?\s+\d|\d{1,3}[\s-]y|now\s+\d|seen|told|asked|admitted|born|discharged|referred|married|divorced|retired|accompanied|brought|given|able|unable|happy|"
+    r"advised|counsel|diagnosed|started|a\s+(?:pleasant|man|woman|boy|girl|retired|former)|been|never|always|not\s+(?:been|had|taken|able)|pharmacy|the\s+(?:pharmacy|lab|clinic|ward)|my|her|his|our)"
+)
 _WEAK_BEFORE = frozenset("for by with like from and or to per of regarding about as saw met both asked told".split())
 _BETWEEN = frozenset("is was named called by to with for as like".split())
 _DONE_BY = frozenset("name signed dictated authored reviewed transcribed verified attested reported prepared entered seen written read".split())
 _LINKS = re.compile(
     r"[\s,:;.(\"'“–—\-/]*(?:is|was|are|as|of|by|named|called|name|to|for|with|from)?[\s,:;(\"'“–—\-]*", re.IGNORECASE
 )
-_LABEL_GAP = re.compile(r"\s*(?:\([a-z ]*\))?\s*[:=]\s*|\s*\(")
+_LABEL_GAP = re.compile(r'\s*(?:\([a-z ]*\))?"?\s*[:=]\s*\[?"?|\s*\(')
 _ABBREVIATIONS = words_of("abbreviations")
 _DOTTED = re.compile(r"(?<![\w.])(?:[A-Z]\.\s?){2,3}(?![A-Za-z\d])")
 _DOTTED_BEFORE = re.compile(
@@ -62,6 +67,18 @@ def trigger(view: Words, index: int) -> str | None:
     if two is not None and before.lower in _BETWEEN and word.joined and (two.lower in _PERSON_WORDS or before.lower in ("named", "called")):
         return NEAR
     return None
+
+
+def acts(view: Words, last: int) -> bool:
+    """Whether a verb of people follows: "Willem is a 30-year-old", "Rob was told"."""
+    if last + 1 >= len(view.words):
+        return False
+    after = view.words[last + 1]
+    if not after.joined or after.case != LOWER:
+        return False
+    if after.lower in ("is", "was", "has", "had", "did", "from"):
+        return _PERSON_AFTER.match(view.text, after.stop) is not None
+    return after.lower in _PERSON_VERBS
 
 
 def weak_before(view: Words, index: int) -> bool:

@@ -13,6 +13,7 @@ from fedmed.data.deidentify.name_signs import (
     NEAR,
     SHORT_TITLES,
     TITLES,
+    acts,
     initials,
     signature_start,
     trigger,
@@ -73,9 +74,12 @@ class NameFinder:
             return None, index + 1
         if told != LABEL and self.vocabulary.eponymous(view, index):
             return None, index + 1
-        if kind == WORD and not (told == LABEL and not self.vocabulary.is_form_word(word.lower) and self.vocabulary.next_is_name(view, index)):
+        called = told is not None and view.words[index - 1].lower in ("called", "named", "nicknamed")
+        if kind == WORD and not (
+            (told == LABEL or called) and not self.vocabulary.is_form_word(word.lower) and (called or self.vocabulary.next_is_name(view, index))
+        ):
             return None, index + 1
-        last = self._absorb(view, index, sure=kind == SURE or told is not None)
+        last = self._absorb(view, index, sure=kind == SURE or told is not None, label=told == LABEL)
         if last is None:
             return None, index + 1
         score, rule, why = self._judge(view, index, last, kind, told)
@@ -95,13 +99,13 @@ class NameFinder:
             return 0.9, "name.full", "a given name with a surname"
         if SURE in kinds and initial:
             return 0.92, "name.initial", "a given name with an initial"
-        if told == NEAR and kind != WORD:
+        if told == NEAR and (kind != WORD or words[first - 1].lower in ("called", "named", "nicknamed")):
             return 0.8, "name.relation", "stands beside a word for a person"
         if self._reversed(view, last):
             return 0.8, "name.reversed", "a surname, a comma and a given name"
         if kind == SURE:
             return 0.75, "name.given", "a given name that is no other word"
-        if initial and kind in (MAYBE, LIKELY, UNKNOWN) and not lexicon.medical(run[0].lower):
+        if initial and kind in (MAYBE, LIKELY, UNKNOWN) and not (run[0].lower in lexicon.clinical or lexicon.drug(run[0].lower)):
             return 0.7, "name.initial", "a name with an initial"
         if CREDENTIAL.match(view.text, words[last].stop) and kind != WORD:
             return 0.85, "name.credential", "followed by a credential"
@@ -110,17 +114,24 @@ class NameFinder:
                 return 0.6, "name.full", "a given name and a surname, each also a word"
             if kind != WORD and any(each in (LIKELY, UNKNOWN) for each in kinds) and not any(map(lexicon.medical, (w.lower for w in full))):
                 return 0.6, "name.unknown_words", "capital words that are in no vocabulary"
+        if kind != WORD and not lexicon.clinical.intersection((run[0].lower,)) and acts(view, last) and (kind != MAYBE or run[0].lower in lexicon.given):
+            return 0.6, "name.acts", "does what people do"
         if kind == LIKELY and (not words[first].opens or run[0].lower in lexicon.common_surnames):
             return 0.55, "name.surname", "a surname that is no other word"
         if kind == LIKELY:
             return 0.45, "name.surname", "a surname that is no other word"
         if kind == UNKNOWN and not words[first].opens:
             return 0.42, "name.unknown", "a capital word that is in no vocabulary"
-        if kind == MAYBE and run[0].lower in lexicon.given and not words[first].opens and weak_before(view, first):
+        if kind == MAYBE and run[0].lower in lexicon.given and not words[first].opens and run[0].lower not in lexicon.regions and weak_before(view, first):
             return 0.4, "name.weak", "a given name that is also a word, where a name may stand"
         return 0.0, "", ""
 
-    def _absorb(self, view: Words, first: int, *, sure: bool) -> int | None:
+    def _turned(self, view: Words, index: int) -> bool:
+        """Whether a word after a comma can be a given name, where a label announced a whole name."""
+        word = view.words[index]
+        return word.case == view.words[index - 1].case and self._kind(word.lower) != WORD
+
+    def _absorb(self, view: Words, first: int, *, sure: bool, label: bool = False) -> int | None:
         """The last word of the name that begins at ``first``; None: nothing here can be one."""
         words = view.words
         index, last, count = first, None, 0
@@ -130,14 +141,14 @@ class NameFinder:
                 before = words[index - 1]
                 if before.stop != before.end:
                     break  # a possessive ends a name
-                turned = word.gap == ", " and count == 1 and word.case != LOWER and self._reversed(view, index - 1)
+                turned = word.gap in (", ", ",") and count == 1 and word.case != LOWER and (self._reversed(view, index - 1) or (label and self._turned(view, index)))
                 if not (word.joined or turned or (before.case == INITIAL and word.gap in _INITIAL_GAPS)):
                     break
             if word.case == LOWER:
                 if word.lower in _PARTICLES and self._capital_after(view, index) and (index > first or sure):
                     index += 1
                     continue
-                if sure and (index == first or view.small) and self.vocabulary.small_name(word):
+                if sure and (index == first or view.small) and (self.vocabulary.small_name(word) or (view.small and self._kind(word.lower) == UNKNOWN)):
                     last, index, count = index, index + 1, count + 1
                     continue
                 if view.small and index > first and len(word.lower) == 1:
@@ -161,6 +172,9 @@ class NameFinder:
             return False
         if kind == WORD and (not sure or count >= 2 or self.vocabulary.medical(word.lower)):
             return False
+        lexicon = self.vocabulary.lexicon
+        if kind == MAYBE and view.words[first].lower in lexicon.given and word.lower in lexicon.surnames:
+            return True
         return not (kind == MAYBE and not sure and self.vocabulary.medical(word.lower))
 
     def _capital_after(self, view: Words, index: int) -> bool:
@@ -171,7 +185,7 @@ class NameFinder:
             if word.case == TITLE:
                 return True
             if word.lower not in _PARTICLES:
-                return view.small and self.vocabulary.small_name(word)
+                return view.small and (self.vocabulary.small_name(word) or self._kind(word.lower) == UNKNOWN)
         return False
 
     def _titled(self, view: Words, index: int) -> bool:
@@ -181,6 +195,10 @@ class NameFinder:
             return False
         if before.case == UPPER and word.case != UPPER:
             return False  # "MR. Probe in place", "MS patient"
+        if word.case == INITIAL:
+            return True
+        if word.case == LOWER and word.lower in _PARTICLES and self._capital_after(view, index):
+            return before.lower in SHORT_TITLES
         if word.case == LOWER:
             return before.lower in SHORT_TITLES and self.vocabulary.small_name(word) and not (before.lower == "ms" and before.case == LOWER and not view.small)
         if before.lower in SHORT_TITLES or before.lower in ("professor", "doctor", "miss", "nurse"):
@@ -192,9 +210,10 @@ class NameFinder:
         word = view.words[index]
         kind = self._kind(word.lower)
         told = trigger(view, index) if view.small else None
-        if view.small and told == LABEL and self.vocabulary.small_name(word):
+        if view.small and told == LABEL and (self.vocabulary.small_name(word) or kind == UNKNOWN):
             last = self._absorb(view, index, sure=True)
-            return self._finding(view, index, last or index, 0.7, "name.label", "follows a label in a text without capitals"), (last or index) + 1
+            last = index if last is None else last
+            return self._finding(view, index, last, 0.7, "name.label", "follows a label in a text without capitals"), last + 1
         if kind != SURE or word.lower in self.vocabulary.lexicon.english or len(word.lower) < 3:
             return None, index + 1
         last = index
@@ -225,7 +244,7 @@ class NameFinder:
         if not (dotted or word.joined) or self.vocabulary.eponymous(view, step) or (word.case == UPPER and not view.shouted):
             return None, index + 1
         kind = self._kind(word.lower)
-        fits = kind in (SURE, LIKELY) if not dotted else kind != WORD
+        fits = kind != WORD if dotted or told is not None else kind in (SURE, LIKELY)
         if not fits or (told is None and (not dotted or (kind != SURE and words[index].opens is False and not words[index].joined))):
             return None, index + 1
         if dotted and told is None and index and words[index].joined and words[index - 1].case != LOWER and words[index].gap == " ":
@@ -260,7 +279,8 @@ class NameFinder:
             return False
         kind = self._kind(word.lower)
         if self._kind(after.lower) == SURE:
-            return kind in (LIKELY, UNKNOWN, MAYBE) and word.lower not in self.vocabulary.lexicon.towns
+            lexicon = self.vocabulary.lexicon
+            return (kind in (LIKELY, UNKNOWN, MAYBE) or (kind == SURE and word.lower in lexicon.surnames)) and (word.lower not in lexicon.towns or word.lower in lexicon.common_surnames)
         return kind == LIKELY and self._kind(after.lower) == MAYBE and after.lower in self.vocabulary.lexicon.given
 
     def _components(self, view: Words) -> Iterator[Finding]:

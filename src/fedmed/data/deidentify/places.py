@@ -25,6 +25,7 @@ _IN = frozenset("in near outside around visiting downtown suburban greater".spli
 _AT = frozenset("at from to through via of lives the".split())
 _LEADS = frozenset("at from near to via outside".split())
 _FORMED = frozenset("north south east west new port lake mount fort saint san santa los las el upper lower".split())
+_TOWN_TAIL = re.compile(r"(?: |, | in | of | at )([A-ZÀ-Þ][\w'’.-]+(?: [A-ZÀ-Þ][\w'’.-]+){0,2})")
 _VISIT = re.compile(
     r"(?i)\b(?:seen|admitted|treated|evaluated|hospitali[sz]ed|refer(?:red|ral)|transferred|visit(?:ed|s)?|appointment|discharged|presented|presenting|"
     r"follow(?:ed|ing)?|live[sd]?|living|reside[sd]?|resident|residing|born|moved|grew|works?|worked|diagnosed|managed|surgery|procedure|cared|care|"
@@ -50,21 +51,36 @@ class PlaceFinder:
         for start, end, score, rule, why in spans:
             if tail := TAIL.match(text, end):
                 end = tail.end()
+            if rule.startswith(("place.facility", "place.known", "place.saint")):
+                end = self._in_town(text, end)
             end, code = self.addresses.with_state(text, end)
             yield Finding(start, end, "LOCATION", score, rule, why)
             if code is not None:
                 yield Finding(*code, "ZIP", max(score, 0.9), "zip.after_place", "a postal code after its place")
         yield from self.addresses.zips(text)
 
+    def _in_town(self, text: str, end: int) -> int:
+        """A hospital's town belongs to its name: "Children's Hospital Boston", "Memorial Hospital in Atlanta"."""
+        match = _TOWN_TAIL.match(text, end)
+        if match is None:
+            return end
+        words = match.group(1).split(" ")
+        for count in range(len(words), 0, -1):
+            town = " ".join(words[:count])
+            if town.lower() in self.lexicon.towns and not self.vocabulary.is_form_word(town.lower()) and town.lower() not in self.lexicon.sure_given:
+                return match.start(1) + len(town)
+        return end
+
     def _towns(self, view: Words) -> Iterator[Span]:
         words = view.words
         index = 0
         while index < len(words):
             word = words[index]
-            if word.case not in (TITLE, UPPER) and not view.small or (word.case == UPPER and len(word.lower) < 4):
+            if word.case not in (TITLE, UPPER) and not view.small or (word.case == UPPER and len(word.lower) < 4 and word.lower != "nyc"):
                 index += 1
                 continue
-            length = self._longest_town(view, index)
+            after = words[index + 1] if index + 1 < len(words) else None
+            length = 0 if after is not None and after.joined and after.lower in _COUNTY_WORDS and after.case == TITLE else self._longest_town(view, index)
             score = self._town_score(view, index, index + length - 1) if length else 0.0
             if score:
                 yield word.start, words[index + length - 1].end, score, "place.town", "a town by its name"
@@ -88,7 +104,7 @@ class PlaceFinder:
         elif index > 1 and words[index - 1].lower == "of" and words[index - 2].lower in _OF_PLACE:
             if not lexicon.medical(word.lower) and word.lower not in lexicon.regions:
                 yield word.start, word.end, 0.7, "place.city_of", "a place after 'city of'"
-        elif word.stop == word.end and self.addresses.state_follows(view.text, word.end, word.lower):
+        elif word.stop == word.end and not self._after_name(view, index) and self.addresses.state_follows(view.text, word.end, word.lower):
             start = word
             if index and word.joined and words[index - 1].lower in _FORMED and words[index - 1].case == TITLE:
                 start = words[index - 1]
@@ -99,6 +115,11 @@ class PlaceFinder:
                 yield word.start, after.end, 0.77, "place.form", "a direction or 'port', 'lake', 'new' and a capital word"
         elif self.vocabulary.town_like(word.lower):
             yield word.start, word.end, 0.78 if self._in_place(view, index) else 0.5, "place.form", "built as the name of a town"
+
+    def _after_name(self, view: Words, index: int) -> bool:
+        """Whether a word ends a person's name: "Lorraine V. Berger, MD"."""
+        before = view.words[index - 1] if index and view.words[index].gap in (" ", ". ") else None
+        return before is not None and (before.case == INITIAL or before.lower in self.lexicon.sure_given)
 
     def _longest_town(self, view: Words, index: int) -> int:
         """How many words the longest town that begins here has; 0: none does."""
@@ -126,7 +147,7 @@ class PlaceFinder:
         name = " ".join(each.lower for each in words[first : last + 1])
         big = name in lexicon.big_towns
         if words[last].stop == words[last].end and self.addresses.state_follows(view.text, words[last].end, words[last].lower):
-            return 0.85
+            return 0.0 if self._after_name(view, first) else 0.85
         placed = self._in_place(view, first)
         if view.small and words[first].case == LOWER:
             return 0.6 if placed and not lexicon.known(word) and (big or last > first) else 0.0
@@ -175,7 +196,7 @@ class PlaceFinder:
             lead = words[index - 2] if article else before
             if lead.lower not in _LEADS or self.vocabulary.is_function_word(word.lower) or word.lower in _NOT_PLACES or word.lower in _TITLES:
                 continue
-            if lead.lower != "at" and _VISIT.search(view.text, max(0, lead.start - 80), lead.start) is None:
+            if (lead.lower != "at" or word.case == UPPER) and _VISIT.search(view.text, max(0, lead.start - 80), lead.start) is None:
                 continue
             last = index
             while last + 1 < len(words) and self._runs_on(view, last + 1):

@@ -12,7 +12,8 @@ SURE, LIKELY, MAYBE, UNKNOWN, WORD = "sure", "likely", "maybe", "unknown", "word
 
 _HEADS = words_of("clinical_heads")
 _FUNCTION = words_of("function_words")
-_FORMS = _FUNCTION | words_of("headings") | words_of("name_suffixes")
+_FORMS = _FUNCTION | words_of("headings") | words_of("name_suffixes") | words_of("demonyms")
+_PEOPLE = words_of("person_words") | words_of("titles")
 _NEVER = words_of("brands") | words_of("drugs") | words_of("shorthand")
 _OPEN_NAMES = frozenset({"may", "will", "june", "april", "see", "august", "art", "do", "an", "so", "in"})
 _ENDINGS = tuple(sorted(words_of("drug_endings")))
@@ -46,7 +47,7 @@ class Vocabulary:
         lexicon = self.lexicon
         if word in _FORMS:
             return MAYBE if word in _OPEN_NAMES else WORD
-        if word in _NEVER:
+        if word in _NEVER or (word in _PEOPLE and word not in lexicon.sure_given):
             return WORD
         named = word in lexicon.given or word in lexicon.surnames
         if word in lexicon.regions:
@@ -60,10 +61,12 @@ class Vocabulary:
         if lexicon.known(word):
             return MAYBE if named else WORD
         if not word.isalpha():
-            parts = re.split(r"['’\-‐‑]", word)
-            if any(lexicon.medical(part) for part in parts):
+            parts = [part for part in re.split(r"['’\-‐‑]", word) if len(part) > 2]
+            if any(part in lexicon.sure_given for part in parts) and all(part in lexicon.given or part in lexicon.surnames for part in parts):
+                return SURE
+            if any(lexicon.medical(part) and part not in lexicon.surnames for part in parts):
                 return WORD
-            if any(part in lexicon.given or part in lexicon.surnames for part in parts if len(part) > 2):
+            if any(part in lexicon.given or part in lexicon.surnames for part in parts):
                 return LIKELY
         if named:
             return LIKELY
@@ -101,6 +104,8 @@ class Vocabulary:
                 return True
             if after.case == LOWER and step > 1:
                 break
+        if index > 1 and words[index - 1].lower == "of" and word.joined and words[index - 2].lower in _HEADS:
+            return True  # the pouch of Douglas
         known = word.lower in self.lexicon.eponyms
         if known and not self.next_is_name(view, index):
             return kind != SURE or word.stop != word.end or _RESULT.match(view.text, word.end) is not None

@@ -10,7 +10,8 @@ TITLE, UPPER, INITIAL, LOWER = "T", "U", "I", "l"
 _WORD = re.compile(r"(?<!\w)[^\W\d_]+(?:['’\-‐‑][^\W\d_]+)*(?!\w)")
 _SENTENCE_END = re.compile(r"[.!?\n:;•|\[\]]|[-*–—]\s*$|[\"“(]\s*$")
 _MIXED_NAME = re.compile(
-    r"(?:[^\W\d_]{1,4}['’]?[A-ZÀ-Þ]|[A-ZÀ-Þ])[a-zà-ÿ'’]+(?:[-‐‑'’](?:[^\W\d_]{1,3})?[A-ZÀ-Þ]?[a-zà-ÿ'’]*)*$"
+    r"(?:(?:Mc|Mac|O['’]|D['’]|L['’]|N['’]|De|Del|Di|Da|Du|La|Le|Lo|Van|Von|St|Fitz|Al|El|Ben|Ver|Ten|Ter|Vander)?[A-ZÀ-Þ])[a-zà-ÿ]+"
+    r"(?:[-‐‑'’](?:Mc|Mac|O['’]|D['’])?[A-ZÀ-Þ]?[a-zà-ÿ]*)*$"
 )
 """McCoy, O'Brien, DeAngelo, Anne-Marie."""
 _SMALL_START = re.compile(r"(?:al|el|as|ad|bin|ibn|abu|de|di|da|d|l|o|ter|van|von)['’\-‐‑][A-ZÀ-Þ]")
