@@ -20,10 +20,19 @@ _STREET = re.compile(
     rf"{_NUMBER} +(?:[NSEW]{{1,2}}\.? +)?(?:(?:{_CAPITAL}|\d{{1,3}}(?:st|nd|rd|th)|de|la|del|los|las|of|the|van|von|der) +){{1,4}}"
     rf"{_STREETS}\b\.?(?:\s+[NSEW]{{1,2}}\b\.?)?(?:,?\s+{_UNIT}(?!\w))?"
 )  # fmt: skip
-_ANY_STREET = re.compile(rf"{_NUMBER} +(?:[NSEW]\.? +)?({_CAPITAL}(?: {_CAPITAL}){{1,3}})(,?\s+{_UNIT}(?!\w))?")
+_PLAIN_CAPITAL = rf"(?!(?:Apt|Apartment|Suite|Ste|Unit|Floor|Room|Flat|Studio)\b){_CAPITAL}"
+_ANY_STREET = re.compile(rf"{_NUMBER} +(?:[NSEW]\.? +)?({_PLAIN_CAPITAL}(?: {_PLAIN_CAPITAL}){{1,3}})(,?\s+{_UNIT}(?!\w))?")
 """A house number and capital words: a street where something beside it says so."""
 _ANY_BEFORE = re.compile(r"(?i)(?:address|lives|living|resid\w+|home|house|stay\w*|at|to|from|on|near|opposite|moved|line|\^|\||\n)\W{0,5}$")
 _ANY_AFTER = re.compile(rf",?\s*(?:\^|\n|,\s*{_CAPITAL}|[A-Z]{{2}}\s+\d{{5}}|\d{{5}}|[A-Z]{{1,2}}\d[A-Z\d]?\s?\d[A-Z]{{2}})")
+_STRONG_AFTER = re.compile(rf",?\s+(?:{_CAPITAL}[,\s]+){{0,3}}?(?:[A-Z]{{2}}\s+\d{{5}}|\d{{5}}|[A-Z]{{1,2}}\d[A-Z\d]?\s?\d[A-Z]{{2}})(?!\w)")
+_WITH_UNIT = re.compile(
+    r"(?<![\w.,/$-])\d{1,6}(?: [^\s,]+){1,5},?\s+(?i:apt|suite|ste|unit)\.? [A-Z]?\d{1,5}(?!\w)"
+    r"(?:(?:[\s,]+[^\W\d_][^\n,\d]{1,30}){1,4}?[\s,]+\d{4,6}(?!\w))?"
+)
+"""A house number, words, an apartment, and the lines after it up to a postal code."""
+_UNIT_FIRST = re.compile(rf"\b(?:Flat|Studio|Apt|Apartment)\b\.?\s*#?\s*\w{{1,5}},\s+({_CAPITAL} {_CAPITAL})(?! \w+ed\b)")
+_MILITARY = re.compile(r"\b(?:PSC|Unit|USNS|USS|CMR)\s[\w ]{2,20}?,?\s?(?:Box\s\d+)?\s*(?:APO|FPO|DPO)\s+A[AEP]\s+\d{5}")
 _SMALL = re.compile(
     r"(?<![\w.,/$-])\d{1,6}\s+(?:[nsew]\.?\s+)?(?:[a-z0-9]+\s+){1,3}(?:street|avenue|ave|road|rd|boulevard|blvd|lane|ln|parkway|pkwy|highway|"
     r"terrace|crescent|drive|court|circle|place|square|way|st)\b\.?(?:,?\s+(?:apt|suite|ste|unit)\.?\s*#?\w+)?"
@@ -56,7 +65,7 @@ _LABELLED = re.compile(
 )
 _FOUR = re.compile(r"(?<![\w#-])\d{5}-\d{4}(?![\w-])")
 _BARE = re.compile(r"(?<![\w.,#$-])\d{5}(?![\w%-]|[.,]\d)")
-_BARE_BEFORE = re.compile(r"(?i)\b(?:in|near|from|area|code|live[sd]?|resid\w+|moved|within|neighborhood|zip)\b[^.\d]{0,18}$")
+_BARE_BEFORE = re.compile(r"(?i)\b(?:in|near|from|area|zip code|area code|live[sd]?|resid\w+|moved|within|neighborhood|zip)\b[^.\d]{0,18}$")
 _POSTCODE = re.compile(r"(?<![\w-])(?:[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}|[ABCEGHJ-NPRSTVXY]\d[A-Z]\s\d[A-Z]\d)(?![\w-])")
 _POSTCODE_SMALL = re.compile(r"(?<![\w-])[a-z]{1,2}\d[a-z\d]?\s\d[a-z]{2}(?![\w-])")
 _LOSSY_CODES = frozenset({"MD", "PA", "MA", "OR", "IN", "ME", "HI", "OK", "AL", "ID", "LA", "MS", "DC", "CO", "MI"})
@@ -80,7 +89,7 @@ class AddressFinder:
             for match in _ANY_STREET.finditer(text):
                 if self._is_street(text, match):
                     yield match.start(), self._with_town(text, match.end()), 0.84, "place.street", "a house number and capital words"
-            for pattern in (_ABROAD, _SMALL, _SHOUTED):
+            for pattern in (_ABROAD, _SMALL, _SHOUTED, _WITH_UNIT, _MILITARY, _UNIT_FIRST):
                 for match in pattern.finditer(text):
                     yield *match.span(), 0.85, "place.street", "a street and a house number"
             for match in _ALONE.finditer(text):
@@ -98,7 +107,7 @@ class AddressFinder:
         words = [word.strip(".'’-").lower() for word in match.group(1).split()]
         if any(self.vocabulary.is_form_word(word) or self.lexicon.drug(word) for word in words):
             return False
-        if match.group(2):
+        if match.group(2) or _STRONG_AFTER.match(text, match.end()):
             return True
         named = self.vocabulary.kind(words[0]) in (SURE, LIKELY, UNKNOWN) or not self.lexicon.medical(words[0])
         before = _ANY_BEFORE.search(text, max(0, match.start() - 14), match.start()) is not None

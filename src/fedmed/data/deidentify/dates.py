@@ -16,9 +16,9 @@ _MONTH = (
     r"(?:January|February|March|April|May|June|July|August|September|October|November|December"
     r"|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
 )
-_MONTH_ANY = rf"(?:{_MONTH}|(?i:january|february|april|june|july|august|september|october|november|december|jan|feb|apr|jun|jul|aug|sept?|oct|nov|dec))"
+_MONTH_ANY = rf"(?:{_MONTH}|(?i:january|february|march(?=\s+(?i:the\s+)?\d)|may(?=\s+(?i:the\s+)?\d{1,2}(?:st|nd|rd|th|,|\s+\d{4}))|april|june|july|august|september|october|november|december|jan|feb|apr|jun|jul|aug|sept?|oct|nov|dec))"
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
-_ORDINAL = r"(?:st|nd|rd|th)"
+_ORDINAL = r"(?i:st|nd|rd|th)"
 _YEAR = r"(?:(?:1[89]|20)\d\d|['’]\d\d)"
 _CLOCK = r"(?:(?:,?\s*(?:at|@)?\s*|T)(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:\s?[AaPp]\.?[Mm]\b\.?)?(?:Z|[+-]\d\d:?\d\d)?)?"
 _WEEKDAY = r"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?"
@@ -30,11 +30,11 @@ _SPELLED = (
 
 _WRITTEN = re.compile(
     rf"\b(?:(?:{_WEEKDAY}|{_SHORT_WEEKDAY}),?\s+)?(?:"
-    rf"{_MONTH_ANY}\.?[\s\-]*(?:the\s+)?{_DAY}{_ORDINAL}?\b(?:\s*(?:-|–|to|through|and|&)\s*(?:{_MONTH_ANY}\.?\s*)?{_DAY}{_ORDINAL}?\b)?(?:[\s,\-]*(?:of\s+)?{_YEAR}\b)?"
-    rf"|{_MONTH_ANY}\.?\s+(?:the\s+)?(?i:{_SPELLED})\b(?:[\s,]*{_YEAR}\b)?"
-    rf"|(?:the\s+)?{_DAY}{_ORDINAL}?(?:\s*(?:-|–|to|and|&)\s*{_DAY}{_ORDINAL}?)?(?:\s+(?:day\s+)?(?:of\s+)?|[\s\-./]+){_MONTH_ANY}\b\.?(?:[\s,\-./]*(?:of\s+)?(?:{_YEAR}|\d\d)\b)?"
-    rf"|(?:the\s+)?(?i:{_SPELLED})\s+(?:day\s+)?(?:of\s+)?{_MONTH}\b(?:[\s,]*{_YEAR}\b)?"
-    rf"|(?i:(?:early|mid|late)[\s\-]+)?{_MONTH_ANY}\.?[\s,\-/]*(?:of\s+)?{_YEAR}\b"
+    rf"{_MONTH_ANY}\.?[\s\-]*(?i:the\s+)?{_DAY}{_ORDINAL}?\b(?:\s*(?:-|–|to|through|and|&)\s*(?:{_MONTH_ANY}\.?\s*)?{_DAY}{_ORDINAL}?\b)?(?:[\s,\-]*(?i:of\s+)?{_YEAR}\b)?"
+    rf"|{_MONTH_ANY}\.?\s+(?i:the\s+)?(?i:{_SPELLED})\b(?:[\s,]*{_YEAR}\b)?"
+    rf"|(?i:the\s+)?{_DAY}{_ORDINAL}?(?:\s*(?:-|–|to|and|&)\s*{_DAY}{_ORDINAL}?)?(?:\s+(?i:day\s+)?(?i:of\s+)?|[\s\-./]+){_MONTH_ANY}\b\.?(?:[\s,\-./]*(?i:of\s+)?(?:{_YEAR}|\d\d)\b)?"
+    rf"|(?i:the\s+)?(?i:{_SPELLED})\s+(?i:day\s+)?(?i:of\s+)?{_MONTH}\b(?:[\s,]*{_YEAR}\b)?"
+    rf"|(?i:(?:early|mid|late)[\s\-]+)?{_MONTH_ANY}\.?[\s,\-/]*(?i:of\s+)?{_YEAR}\b"
     rf"){_CLOCK}"
 )  # fmt: skip
 _SENTENCE_MAY = re.compile(r"\d{1,2}\.\s+(?:May|March)$")
@@ -53,8 +53,10 @@ _SHORT = re.compile(rf"(?<![\w./\-+±])({_DAY})/({_DAY})(?![\w/%]|[-.]\d)")
 _SHORT_RANGE = re.compile(rf"(?<![\w./\-]){_DAY}/{_DAY}(?:\s?(?:-|–|to)\s?){_DAY}/{_DAY}(?:/(?:(?:19|20)\d\d|\d\d))?(?![\w/%]|[-.]\d)")
 _MEASURE_BEFORE = re.compile(
     r"(?i)(?:\b(?:pain|bp|va|vision|acuity|snellen|o[dsu]|grade|strength|power|reflex\w*|scores?|scale|gcs|apgars?|ratio|murmur|mmse|moca|nrs|vas|"
-    r"epworth|phq\S*|gad\S*|iop|barthel|tinetti|for|x|in|of|at rest|moving|[lr]|right|left|ees|hcg|steps?|nodes?|ln|cores?|sets?|doses?|items?|criteria|points?|e/a)|[=:,])\s*(?:is|was|of|=|:)?\s*$"
+    r"epworth|phq\S*|gad\S*|iop|barthel|tinetti|for|x|in|of|at rest|moving|[lr]|right|left|ees|hcg|steps?|nodes?|ln|cores?|sets?|doses?|items?|criteria|points?|e/a)|[=:])\s*(?:is|was|of|=|:)?\s*$"
 )
+_SPAN_BEFORE = re.compile(r"(?i)\b(?:last|past|next|for|in|every|x|after|of)\s+(?:the\s+)?(?:last\s+|past\s+|next\s+)?$")
+_WEEKDAY_SHORT = re.compile(rf"\b(?:{_WEEKDAY}|{_SHORT_WEEKDAY}),?\s+{_DAY}/{_DAY}(?![\w/])")
 _SHORT_BEFORE = re.compile(
     r"(?i)(?:\b(?:on|dated?|since|until|till|from|by|dob|born|seen|visit|admitted|discharged|admission|discharge|surgery|due|last|next|before|after|"
     r"started|stopped|day|days|change|changed|cx|cultures?|log|labs|window|repeat|recheck|sent|back|review|clinic|written|done|seen|call(?:ed)?|given|taken|removed|placed|insert\w*|scan|mri|ct|us|xr|x-ray|fall|fell|injury|foosh|leaving|returning|arriving|appointment|appt|f/u|follow[- ]?up|drawn|collected|signed|between|through|thru|to|and|week of|as of)\b[:,]?)\s*$"
@@ -76,7 +78,7 @@ _DAY_OF_MONTH = re.compile(
 _HOLIDAY = re.compile(
     r"\b(?:Christmas(?:\s+(?:Eve|Day))?|Thanksgiving(?:\s+Day)?|New\s+Year['’]?s?(?:\s+(?:Eve|Day))|Easter(?:\s+(?:Sunday|Monday))?|Halloween|"
     r"Labor\s+Day|Memorial\s+Day|Independence\s+Day|Fourth\s+of\s+July|4th\s+of\s+July|Valentine['’]?s\s+Day|Mother['’]?s\s+Day|"
-    r"Father['’]?s\s+Day|Veterans\s+Day|Columbus\s+Day|Presidents['’]?\s+Day|St\.?\s+Patrick['’]?s\s+Day|Boxing\s+Day|Good\s+Friday)(?:[,\s]+(?:19|20)\d\d)?\b"
+    r"Father['’]?s\s+Day|Veterans\s+Day|Columbus\s+Day|Presidents['’]?\s+Day|St\.?\s+Patrick['’]?s\s+Day|Boxing\s+Day|Diwali|Eid(?:\s+al-\w+)?|Ramadan|Hanukkah|Chanukah|Yom\s+Kippur|Rosh\s+Hashanah|Passover|Lunar\s+New\s+Year|Chinese\s+New\s+Year|Tết?|Bastille\s+Day|Cinco\s+de\s+Mayo|Juneteenth|Mardi\s+Gras|Ash\s+Wednesday|Epiphany|Holi|Kwanzaa|Bank\s+Holiday|Canada\s+Day|Australia\s+Day|Groundhog\s+Day|Good\s+Friday)(?:[,\s]+(?:19|20)\d\d)?\b"
     r"(?!\s+(?:disease|factor))"
 )
 _TIME_STAMP = re.compile(r"\b(?:19|20)\d\d-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?\b")
@@ -98,6 +100,7 @@ _AGES = (
     re.compile(r"\b((?i:nonagenarian|centenarian|supercentenarian))\b"),
     re.compile(rf"\b((?i:ninety)[- ](?i:one|two|three|four|five|six|seven|eight|nine)|(?i:one hundred and)(?i: (?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)))\b(?!\s*(?i:percent|per cent|mg|ml|days|minutes|units|%|patients|hours))"),
     re.compile(rf"[A-Za-zÀ-ÿ]\.? \(({_OLD})\)"),
+    re.compile(rf"[A-ZÀ-Þ][a-zà-ÿ]+, ({_OLD})(?=,)"),
     re.compile(rf"\b[Aa]t ({_OLD})(?=,? (?:the|she|he|they|her|his|you|a|it|one|we)\b)"),
 )  # fmt: skip
 _AGE_WORDS = (_AGES[1], _AGES[3], _AGES[4], _AGES[7], _AGES[8])
@@ -125,6 +128,8 @@ def find(text: str, year: int | None = None) -> Iterator[Finding]:
         for match in _SHORT.finditer(text):
             if _is_short_date(text, match):
                 yield Finding(*match.span(), "DATE", 0.75, "date.short", "month and day where a date is said to follow")
+        for match in _WEEKDAY_SHORT.finditer(text):
+            yield Finding(*match.span(), "DATE", 0.9, "date.short", "a weekday, day and month")
         for match in _SHORT_RANGE.finditer(text):
             yield Finding(*match.span(), "DATE", 0.8, "date.range", "two dates without years")
         for match in _DAY_OF_MONTH.finditer(text):
@@ -142,6 +147,8 @@ def find(text: str, year: int | None = None) -> Iterator[Finding]:
 def _is_short_date(text: str, match: re.Match[str]) -> bool:
     """Whether two small numbers are day and month: "25/5" and "07/11" are, "8/10" is where a word of time stands before."""
     first, second = int(match.group(1)), int(match.group(2))
+    if second in (7, 12, 52) and _SPAN_BEFORE.search(text, max(0, match.start() - 16), match.start()):
+        return False  # "in 6/12", "for 5/7": months, days
     if min(first, second) > 12 or _NOT_A_DATE_AFTER.match(text, match.end()):
         return False
     start = max(0, match.start() - 20)

@@ -61,6 +61,7 @@ _PHONE = re.compile(
     r"|1-\d{3}-[A-Z0-9]{3}-?[A-Z0-9]{4}"
     r"|0\d{2,4}[\s\-]\d{2,4}[\s\-]\d{2,4}(?:[\s\-]\d{2,4})?"
     r"|0\d(?:[\s.\-]\d{2}){4}"
+    r"|\d{4,6}[ ]?\d{4,7}(?=\s?(?:x|ext\.?|extension)\s?\d)"
     r"|\d{3}[\-.]\d{4}(?=[\s,;).]|$)"
     r")(?:\s?(?:x|ext\.?|extension)\s?\d{1,6})?(?!\w|-\d|\.\d)",
     re.IGNORECASE,
@@ -70,7 +71,7 @@ _IMAGE = re.compile(
 )
 _PLATE = re.compile(
     r"(?i)\b(?:plates?|reg(?:istration)?|car|van|vehicle|truck|tag|motorcycle|lorry|bus|taxi|rta|mvc|driving|parked|driver)\b\W{0,3}(?:\w+\W{1,2}){0,4}?"
-    r"(?-i:(?P<plate>(?:[A-Za-z]{1,3}[- ]?\d{1,4}[- ]?[A-Za-z]{1,3}|[A-Za-z]{2,3}[- ]?\d{2,4}|[A-Z]-[A-Z]{1,2} ?\d{2,4}|\d{1,3}[- ]?[A-Za-z]{2,3}[- ]?\d{0,4}|\d[A-Z]{3}\d{3})))(?![\w-])"
+    r"(?-i:(?P<plate>(?:[A-Z]{1,3}[- ]?\d{1,4}[- ]?[A-Z]{1,3}|[A-Z]{2,3}[- ]?\d{2,4}|(?<=reg )[a-z]{2,3} \d{2,4}|(?<=plate )[a-z]{2,3} \d{2,4}|[A-Z]-[A-Z]{1,2} ?\d{2,4}|\d{1,3}[- ]?[A-Z]{2,3}[- ]?\d{0,4}|\d[A-Z]{3}\d{3})))(?![\w-])"
 )
 _UK_PLATE = re.compile(r"\b[A-Z]{2}\d{2} [A-Z]{3}\b")
 _UK_LICENCE = re.compile(r"\b[A-Z9]{5}\s?\d{6}\s?[A-Z9]{1,2}\d{1,2}[A-Z]{2}\b")

@@ -31,6 +31,8 @@ def label_before(text: str, start: int) -> tuple[str, bool] | None:
     at = len(tokens) - 1
     while at >= 0:
         token = tokens[at]
+        if token == "." and at and len(tokens[at - 1]) > 4 and at + 1 <= len(tokens) and _ended(before, tokens[at - 1]):
+            return vague  # a sentence ended between the two
         if token in _PASSED:
             at -= 1
             continue
@@ -55,3 +57,8 @@ def label_before(text: str, start: int) -> tuple[str, bool] | None:
                 return vague
             at -= 1
     return vague
+
+
+def _ended(before: str, word: str) -> bool:
+    """Whether a full stop and a space follow a word that is no abbreviation."""
+    return word.isalpha() and f"{word}. " in before

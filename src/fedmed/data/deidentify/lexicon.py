@@ -129,9 +129,7 @@ def load() -> Lexicon:
     ranked = [list(_first_column(folder / f"dist.{sex}.first")) for sex in ("female", "male")]
     given = frozenset(word for names in ranked for word in names) | frozenset(_nicknames())
     surnames = list(_first_column(folder / "dist.all.last"))
-    english = frozenset(
-        word for word in require("english_words", EXTRA).get_english_words_set(["web2"]) if word[0].islower()
-    )
+    english = _english()
     ontology, eponyms = _ontology_words()
     common = {word for names in ranked for word in names[:_COMMON_GIVEN]}
     everyday = words_of("ambiguous_given") | words_of("function_words")
@@ -162,6 +160,13 @@ def _first_column(file: Path) -> Iterator[str]:
     for line in file.read_text(encoding="ascii").splitlines():
         if line:
             yield line.split(None, 1)[0].lower()
+
+
+def _english() -> frozenset[str]:
+    """Words that Webster's second writes small and the GCIDE has too: what only one of them has is mostly obscure."""
+    words = require("english_words", EXTRA)
+    other = {word.lower() for word in words.get_english_words_set(["gcide"])}
+    return frozenset(word for word in words.get_english_words_set(["web2"]) if word[0].islower() and word in other)
 
 
 def _nicknames() -> Iterator[str]:
@@ -219,4 +224,4 @@ def _places() -> tuple[frozenset[str], ...]:
 
 
 def _folded(name: str) -> str:
-    return " ".join(name.lower().replace("’", "'").split())
+    return " ".join(name.lower().replace("’", "'").replace(".", "").split())

@@ -24,7 +24,7 @@ _LABELS = words_of("name_labels")
 _CLOSINGS = words_of("closings")
 _PERSON_VERBS = words_of("person_verbs")
 _PERSON_AFTER = re.compile(
-    r"\s+(?:an?\s+\d|\d{1,3}[\s-]y|now\s+\d|seen|told|asked|admitted|born|discharged|referred|married|divorced|retired|accompanied|brought|given|able|unable|happy|"
+    r"\s+(?:an?\s+\d|\d{1,3}[\s-]y|now\s+\d|seen|told|asked|admitted|born|discharged|referred|married|divorced|retired|accompanied|brought|given|able|unable|happy|[\"“]|"
     r"advised|counsel|diagnosed|started|a\s+(?:pleasant|man|woman|boy|girl|retired|former)|been|never|always|not\s+(?:been|had|taken|able)|pharmacy|the\s+(?:pharmacy|lab|clinic|ward)|my|her|his|our)"
 )
 _WEAK_BEFORE = frozenset("for by with like from and or to per of regarding about as saw met both asked told".split())
@@ -34,13 +34,14 @@ _LINKS = re.compile(
     r"[\s,:;.(\"'“–—\-/]*(?:is|was|are|as|of|by|named|called|name|to|for|with|from)?[\s,:;(\"'“–—\-]*", re.IGNORECASE
 )
 _LABEL_GAP = re.compile(r'\s*(?:\([a-z ]*\))?"?\s*[:=]\s*\[?"?|\s*\(')
-_ABBREVIATIONS = words_of("abbreviations")
+ABBREVIATIONS = words_of("abbreviations")
 _DOTTED = re.compile(r"(?<![\w.])(?:[A-Z]\.\s?){2,3}(?![A-Za-z\d])")
 _DOTTED_BEFORE = re.compile(
     r"(?i)\b(?:patient|pt\.?|initials|named|for|client|subject|mr\.?|mrs\.?|ms\.?|by|with|case of|of|ref|re|about|cc|signed|dr\.?)\s*[:,(]?\s*$|\(\s*$"
 )
 _CAPITALS = re.compile(
     r"(?<![\w.])[A-Z]{2,3}(?=\s?[,(]\s?(?:a\s)?\d{1,3}[\s-]*(?:y|year|M\b|F\b))|(?<=\b[Pp]t )[A-Z]{2,3}(?=[,;.]?\s)"
+    r"|(?<=\b[Pp]atient )[A-Z]{2,3}(?= [a-z])|(?:(?<=[Aa]pproved )|(?<=[Ss]igned )|(?<=[Ii]nitialed ))[A-Z]{2,3}(?=[.,;\s])"
     r"|(?<=[a-z]: )[A-Z]{2,3}(?=[.;,]\s)|(?<=[Ii]nitials )[A-Z]{2,3}\b|(?<=[Ii]nitials: )[A-Z]{2,3}\b"
 )
 _LAST_CAPITALS = re.compile(r"(?:[.!?\n]\s*|[-–—/]{1,2}\s?)([A-Z]{2,3})\s*$")
@@ -86,24 +87,34 @@ def weak_before(view: Words, index: int) -> bool:
     return index > 0 and view.words[index - 1].lower in _WEAK_BEFORE and view.words[index].joined
 
 
-def signature_start(view: Words, vocabulary: Vocabulary) -> int | None:
-    """The first word of a signature: the last line or fragment, if nothing but one to four words that can be a name."""
+def opens_line(view: Words, first: int, last: int) -> bool:
+    """Whether a name begins a line and a comma or a colon follows: "Iain, bed 4 …", "Noor: hi"."""
+    begins = first == 0 or "\n" in view.words[first].gap
+    return begins and first == last and view.text[view.words[last].stop : view.words[last].stop + 1] in (",", ":")
+
+
+def signature_start(view: Words, vocabulary: Vocabulary) -> tuple[int, int] | None:
+    """First and last word of a signature: the last line or fragment, if it is one to four words that can be a name."""
     match = _NAME_LINE.search(view.text, max(0, len(view.text) - 60))
     if match is None or len(view.words) < 8:
         return None
-    inside = [at for at in range(max(0, len(view.words) - 6), len(view.words)) if match.start(1) <= view.words[at].start < match.end(1)]
+    tail = range(max(0, len(view.words) - 6), len(view.words))
+    inside = [at for at in tail if match.start(1) <= view.words[at].start < match.end(1)]
     if not inside:
         return None
     words = [view.words[at] for at in inside]
-    kinds = [vocabulary.kind(word.lower) for word in words if word.case != INITIAL and len(word.lower) > 1]
-    if not kinds or any(word.case == UPPER and not view.shouted for word in words[:1]):
+    full = [word for word in words if word.case != INITIAL and len(word.lower) > 1]
+    kinds = [vocabulary.kind(word.lower) for word in full]
+    if not kinds or words[0].case == UPPER and not view.shouted:
         return None
-    if any(word.case == LOWER for word in words) and not (kinds[0] in (SURE, MAYBE) and words[0].lower in vocabulary.lexicon.given and len(kinds) == 2 and kinds[1] != "word"):
+    given = full[0].lower in vocabulary.lexicon.given
+    small = any(word.case == LOWER for word in words)
+    if small and not (given and len(kinds) == 2 and kinds[1] != "word"):
         return None
     names = kinds[0] in (SURE, LIKELY) or (kinds[0] == UNKNOWN and not view.shouted)
-    short = kinds[0] == MAYBE and words[0].lower in vocabulary.lexicon.given and not vocabulary.is_form_word(words[0].lower)
-    known = words[0].lower in vocabulary.lexicon.given and len(words) == 1 and len(words[0].lower) < 4
-    return inside[0] if names or short or known else None
+    maybe = kinds[0] == MAYBE and given and not vocabulary.is_form_word(full[0].lower)
+    short = given and len(words) == 1 and len(full[0].lower) < 4
+    return (inside[0], inside[-1]) if names or maybe or short else None
 
 
 def initials(view: Words) -> Iterator[Finding]:
@@ -112,11 +123,12 @@ def initials(view: Words) -> Iterator[Finding]:
     for match in _DOTTED.finditer(view.text):
         letters = re.sub(r"[^A-Z]", "", match.group()).lower()
         before = view.text[max(0, match.start() - 16) : match.start()]
-        if letters not in _ABBREVIATIONS and _DOTTED_BEFORE.search(before):
-            yield Finding(*match.span(), "NAME", 0.6, "name.initials", why)
+        if letters not in ABBREVIATIONS:
+            score = 0.6 if _DOTTED_BEFORE.search(before) else 0.45
+            yield Finding(*match.span(), "NAME", score, "name.initials", why)
     for match in _CAPITALS.finditer(view.text):
-        if match.group().lower() not in _ABBREVIATIONS:
+        if match.group().lower() not in ABBREVIATIONS:
             yield Finding(*match.span(), "NAME", 0.55, "name.initials", why)
     last = _LAST_CAPITALS.search(view.text, max(0, len(view.text) - 12))
-    if last is not None and last.group(1).lower() not in _ABBREVIATIONS and not view.shouted:
+    if last is not None and last.group(1).lower() not in ABBREVIATIONS and not view.shouted:
         yield Finding(*last.span(1), "NAME", 0.5, "name.initials", "initials that end the text as a signature does")

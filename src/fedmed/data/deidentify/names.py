@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fedmed.data.deidentify.findings import Finding
 from fedmed.data.deidentify.lists import words_of
 from fedmed.data.deidentify.name_signs import (
+    ABBREVIATIONS,
     CREDENTIAL,
     LABEL,
     NEAR,
@@ -15,6 +16,7 @@ from fedmed.data.deidentify.name_signs import (
     TITLES,
     acts,
     initials,
+    opens_line,
     signature_start,
     trigger,
     weak_before,
@@ -46,18 +48,18 @@ class NameFinder:
         words, index = view.words, 0
         signed = signature_start(view, self.vocabulary)
         while index < len(words):
-            found, index = self._at(view, index, index == signed)
+            found, index = self._at(view, index, signed[1] if signed and index == signed[0] else None)
             if found is not None:
                 yield found
 
-    def _at(self, view: Words, index: int, signed: bool) -> tuple[Finding | None, int]:
+    def _at(self, view: Words, index: int, signed: int | None) -> tuple[Finding | None, int]:
         """A name that begins at a word, and where to go on."""
         words = view.words
         word = words[index]
-        if signed:
+        if signed is not None:
             last = self._absorb(view, index, sure=True)
-            if last is not None:
-                return self._finding(view, index, last, 0.7, "name.signature", "ends the text as a signature does"), last + 1
+            last = signed if last is None else last
+            return self._finding(view, index, last, 0.7, "name.signature", "ends the text as a signature does"), last + 1
         if index and self._titled(view, index):
             last = self._absorb(view, index, sure=True)
             if last is not None:
@@ -85,7 +87,30 @@ class NameFinder:
         score, rule, why = self._judge(view, index, last, kind, told)
         if not score:
             return None, index + 1
-        return self._finding(view, index, last, score, rule, why), last + 1
+        return self._finding(view, self._back(view, index), last, score, rule, why), last + 1
+
+    def _back(self, view: Words, first: int) -> int:
+        """Take what stands before a name into it: an initial ("P Morris"), a capital word that is plainly no other."""
+        words = view.words
+        for _ in range(2):
+            if first == 0:
+                return first
+            word, before = words[first], words[first - 1]
+            if before.case == INITIAL and word.gap in _INITIAL_GAPS and view.text[before.start] not in "AI":
+                earlier = words[first - 2] if first > 1 else None
+                if earlier is None or not before.joined or not self.vocabulary.medical(earlier.lower):
+                    first -= 1
+                    continue
+            fits = before.case == TITLE and word.joined and word.case == TITLE and before.stop == before.end
+            if not fits or self.vocabulary.is_form_word(before.lower) or self.vocabulary.medical(before.lower):
+                return first
+            kind = self._kind(before.lower)
+            if before.lower in TITLES or (kind == WORD and (before.opens or before.lower in self.vocabulary.lexicon.towns)):
+                return first
+            if kind == WORD and not (first > 1 and (trigger(view, first - 1) or not before.opens)):
+                return first
+            first -= 1
+        return first
 
     def _judge(self, view: Words, first: int, last: int, kind: str, told: str | None) -> tuple[float, str, str]:
         words, lexicon = view.words, self.vocabulary.lexicon
@@ -116,6 +141,8 @@ class NameFinder:
                 return 0.6, "name.unknown_words", "capital words that are in no vocabulary"
         if kind != WORD and not lexicon.clinical.intersection((run[0].lower,)) and acts(view, last) and (kind != MAYBE or run[0].lower in lexicon.given):
             return 0.6, "name.acts", "does what people do"
+        if opens_line(view, first, last) and kind in (SURE, LIKELY, UNKNOWN):
+            return 0.5, "name.line", "begins a line as somebody who is spoken to, or who speaks"
         if kind == LIKELY and (not words[first].opens or run[0].lower in lexicon.common_surnames):
             return 0.55, "name.surname", "a surname that is no other word"
         if kind == LIKELY:
@@ -129,7 +156,8 @@ class NameFinder:
     def _turned(self, view: Words, index: int) -> bool:
         """Whether a word after a comma can be a given name, where a label announced a whole name."""
         word = view.words[index]
-        return word.case == view.words[index - 1].case and self._kind(word.lower) != WORD
+        before = view.words[index - 1].case
+        return word.case in (before, TITLE if before == UPPER else before) and self._kind(word.lower) != WORD
 
     def _absorb(self, view: Words, first: int, *, sure: bool, label: bool = False) -> int | None:
         """The last word of the name that begins at ``first``; None: nothing here can be one."""
@@ -166,6 +194,8 @@ class NameFinder:
     def _goes_on(self, view: Words, first: int, index: int, count: int, sure: bool) -> bool:
         """Whether a capital word after the first still belongs to the name."""
         word, kind = view.words[index], self._kind(view.words[index].lower)
+        if word.lower in _PARTICLES and word.case == TITLE and self._capital_after(view, index):
+            return True
         if self.vocabulary.is_form_word(word.lower):
             return sure and index == first + 1 and word.lower in _SURNAME_WORDS and word.case == view.words[first].case
         if word.case == UPPER and view.words[first].case == TITLE and (kind != SURE or len(word.lower) < 4) and not (sure and kind == LIKELY):
@@ -261,7 +291,9 @@ class NameFinder:
             return told == LABEL and kind in (SURE, LIKELY, MAYBE)
         if told == LABEL:
             return kind in (SURE, LIKELY, MAYBE) or (kind == UNKNOWN and len(word.lower) > 3)
-        if kind in (SURE, LIKELY) and (self._reversed(view, index) or (view.shouted and len(word.lower) > 3)):
+        if self._reversed(view, index):
+            return True
+        if kind in (SURE, LIKELY) and view.shouted and len(word.lower) > 3:
             return True
         if kind == SURE and len(word.lower) > 3 and told is not None:
             return True
@@ -278,9 +310,13 @@ class NameFinder:
         if after.gap not in (", ", ",") or after.case not in (TITLE, UPPER) or after.case != word.case and word.case != UPPER:
             return False
         kind = self._kind(word.lower)
+        if word.case == UPPER and word.lower in ABBREVIATIONS:
+            return False
         if self._kind(after.lower) == SURE:
             lexicon = self.vocabulary.lexicon
             return (kind in (LIKELY, UNKNOWN, MAYBE) or (kind == SURE and word.lower in lexicon.surnames)) and (word.lower not in lexicon.towns or word.lower in lexicon.common_surnames)
+        if word.case == UPPER and after.case == TITLE and len(word.lower) > 2 and kind != WORD:
+            return self._kind(after.lower) in (LIKELY, UNKNOWN, MAYBE)  # SMITH, Jo: only surnames are written so
         return kind == LIKELY and self._kind(after.lower) == MAYBE and after.lower in self.vocabulary.lexicon.given
 
     def _components(self, view: Words) -> Iterator[Finding]:

@@ -18,9 +18,10 @@ _NEVER = words_of("brands") | words_of("drugs") | words_of("shorthand")
 _OPEN_NAMES = frozenset({"may", "will", "june", "april", "see", "august", "art", "do", "an", "so", "in"})
 _ENDINGS = tuple(sorted(words_of("drug_endings")))
 _TOWN_ENDINGS = ("ville", "burgh", "burg", "mouth", "chester", "shire", "stad", "borough", "town", "bury", "haven")
+_ARTICLES = ("al-", "el-", "abd-", "abu-", "ben-", "bin-", "ibn-", "o'", "o’", "d'", "d’")
 _CACHE = 50_000
 _RESULT = re.compile(
-    r"['’]?s?,?\s*(?:score\s*|scale\s*|grade\s*|stage\s*|type\s*|class\s*|index\s*|risk\s*|=\s*|:\s*|was\s+|is\s+|of\s+)?"
+    r"['’]?s?\s*(?:score\s*|scale\s*|grade\s*|stage\s*|type\s*|class\s*|index\s*|risk\s*|=\s*|:\s*|was\s+|is\s+|of\s+)?"
     r"(?:[<>≤≥~]?\s*\d|[IVX]{1,4}[abAB]?(?![\w.])|\+|(?:neg|pos|negative|positive|normal|none|absent|present|pending|n/?a|equivocal|intact|"
     r"clear|patent|low|high|grade|stage|done|unremarkable|not)\b)"
 )
@@ -56,12 +57,18 @@ class Vocabulary:
             return SURE
         if word in lexicon.eponyms or word in lexicon.big_towns:
             return MAYBE if named else WORD
+        if word.startswith(_ARTICLES):
+            return LIKELY
         if word in lexicon.common_surnames:
             return LIKELY
         if lexicon.known(word):
             return MAYBE if named else WORD
         if not word.isalpha():
             parts = [part for part in re.split(r"['’\-‐‑]", word) if len(part) > 2]
+            if re.search(r"['’](?:m|re|t|ll|ve|d)$", word):
+                return WORD  # don't
+            if parts and all(part in lexicon.eponyms for part in parts):
+                return MAYBE
             if any(part in lexicon.sure_given for part in parts) and all(part in lexicon.given or part in lexicon.surnames for part in parts):
                 return SURE
             if any(lexicon.medical(part) and part not in lexicon.surnames for part in parts):
@@ -72,7 +79,7 @@ class Vocabulary:
             return LIKELY
         if lexicon.drug(word) or (word.isascii() and not re.search("[aeiouy]", word)):
             return WORD
-        return UNKNOWN if len(word) > 2 else WORD
+        return UNKNOWN if len(word) > 2 or not word.isascii() else WORD
 
     def is_form_word(self, word: str) -> bool:
         return word in _FORMS
@@ -106,7 +113,7 @@ class Vocabulary:
                 break
         if index > 1 and words[index - 1].lower == "of" and word.joined and words[index - 2].lower in _HEADS:
             return True  # the pouch of Douglas
-        known = word.lower in self.lexicon.eponyms
+        known = word.lower in self.lexicon.eponyms or ("-" in word.lower and all(part in self.lexicon.eponyms for part in word.lower.split("-")))
         if known and not self.next_is_name(view, index):
             return kind != SURE or word.stop != word.end or _RESULT.match(view.text, word.end) is not None
         if kind in (UNKNOWN, LIKELY) and not self.next_is_name(view, index):
