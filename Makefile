@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: help setup demo test test-all check bench-demo bench-speed bench-scale bench-algorithms bench-robust bench-wire bench-privacy \
-  bench-secure bench-hotspots plots format clean browser
+  bench-secure bench-hotspots bench-deid plots format clean browser
 help:
 	@echo "make setup     build $(VENV) with every extra that installs here"
 	@echo "make demo      four hospitals fine-tune a real model, then answer a question (no GPU, hub or server)"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench-privacy  loss against epsilon, the time noise costs, attacks with and without it"
 	@echo "make bench-hotspots  where the engine spends its time"
 	@echo "make bench-secure  what the secure sum costs a hospital and the server, against the plain sum"
+	@echo "make bench-deid  what de-identification catches, misses and costs"
 	@echo "make plots     draw the results: docs/algorithms.svg, robust.svg, wire.svg, privacy.svg"
 	@echo "make clean     remove $(VENV) and caches; runs and data stay"
 
@@ -66,7 +67,7 @@ bench-scale: $(STAMP)
 	$(BIN)/python benchmarks/scale.py
 
 # Each finished run is kept under output-models/bench-cache, so a bench that was cut off goes on.
-bench-algorithms bench-robust bench-wire bench-privacy bench-secure bench-hotspots: bench-%: $(STAMP)
+bench-algorithms bench-robust bench-wire bench-privacy bench-secure bench-hotspots bench-deid: bench-%: $(STAMP)
 	$(BIN)/python benchmarks/$*.py
 
 plots: $(STAMP)

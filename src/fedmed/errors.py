@@ -6,7 +6,8 @@ FedMedError                     1
 │   ├── DataNotFoundError      21   no such file, folder or dataset
 │   ├── DataFormatError        22   binary, half-written, malformed, or columns nobody can map
 │   ├── EmptyDataError         23   nothing usable is left
-│   └── SplitError             24   this split is not possible on this data
+│   ├── SplitError             24   this split is not possible on this data
+│   └── FieldNotFoundError     25   a record lacks the field that was asked for
 ├── ModelError                 30
 │   ├── ModelNotFoundError     31
 │   ├── ModelCorruptError      32   digest, truncated file, unreadable weights
@@ -100,6 +101,10 @@ class EmptyDataError(DataError):
 
 class SplitError(DataError):
     exit_code = 24
+
+
+class FieldNotFoundError(DataError):
+    exit_code = 25
 
 
 class ModelError(FedMedError):

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from fedmed.config.load import load_config
 from fedmed.data.clean import LoadReport
-from fedmed.data.deidentify.jsonl import Job, deidentify_file
+from fedmed.data.deidentify.jsonl import deidentify_file
+from fedmed.data.deidentify.jsonl_worker import Job
 from fedmed.data.deidentify.policy import Operator, Policy, read_key
 from fedmed.data.inspect import Inspection, Lengths, inspect_dataset
 from fedmed.data.load_dataset import load_with_report
@@ -129,7 +130,7 @@ def deidentify(
     found = {kind: count for kind, count in made["types"].items() if count}
     console = Console()
     for line in (
-        f"{made['records']} records, {made['records_with_findings']} of them with identifiers: {_joined(found) or 'none'}",
+        f"{made['records']} records, {made['records_with_findings']} with identifiers: {_joined(found) or 'none'}",
         f"written to {out}, report in {report}",
         "rules miss some: let people read a sample before records leave the hospital",
     ):

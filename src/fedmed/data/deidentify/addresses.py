@@ -7,70 +7,118 @@ from collections.abc import Iterator
 
 from fedmed.data.deidentify.findings import Finding
 from fedmed.data.deidentify.vocabulary import LIKELY, SURE, UNKNOWN, WORD, Vocabulary
+from fedmed.data.deidentify.words import Words
 
 _STREETS = (
-    r"(?:Street|St|Avenue|Ave|Av|Road|Rd|Boulevard|Blvd|Drive|Dr|Lane|Ln|Court|Ct|Circle|Cir|Place|Pl|Terrace|Ter|Parkway|Pkwy|Highway|Hwy|"
-    r"Way|Trail|Trl|Square|Sq|Loop|Alley|Aly|Crescent|Cres|Close|Row|Mews|Turnpike|Expressway|Plaza|Route|Rte|Path|Pike|Grove|Gardens|Walk|"
+    r"(?:Street|St|Avenue|Ave|Av|Road|Rd|Boulevard|Blvd|Drive|Dr|Lane|Ln|Court|Ct|Circle|Cir|Place|Pl|Terrace"
+    r"|Ter|Parkway|Pkwy|Highway|Hwy|"
+    r"Way|Trail|Trl|Square|Sq|Loop|Alley|Aly|Crescent|Cres|Close|Row|Mews|Turnpike|Expressway|Plaza|Route|Rte"
+    r"|Path|Pike|Grove|Gardens|Walk|"
     r"Crossing|Ridge|Run|Point|Hill|View|Bend|Cove|Hollow|Heights)"
 )  # fmt: skip
-_UNIT = r"(?:(?:Apt|Apartment|Suite|Ste|Unit|Floor|Fl|Room|Rm|Bldg|Building|Lot|Flat|Studio)\b\.?\s*#?\s*|#\s?)[A-Za-z]?-?\d{0,5}[A-Za-z]?"
+_UNIT = (
+    r"(?:(?:Apt|Apartment|Suite|Ste|Unit|Floor|Fl|Room|Rm|Bldg|Building|Lot|Flat|Studio)\b\.?\s*#?\s*"
+    r"|#\s?)[A-Za-z]?-?\d{0,5}[A-Za-z]?"
+)
 _NUMBER = r"(?<![\w.,/$:#-])\d{1,6}[A-Za-z]?(?:-\d{1,5})?,?"
 _CAPITAL = r"[A-ZÀ-Þ][\w'’.\-]*"
 _STREET = re.compile(
-    rf"{_NUMBER} +(?:[NSEW]{{1,2}}\.? +)?(?:(?:{_CAPITAL}|\d{{1,3}}(?:st|nd|rd|th)|de|la|del|los|las|of|the|van|von|der) +){{1,4}}"
+    rf"{_NUMBER} +(?:[NSEW]{{1,2}}\.? +)?(?:(?:{_CAPITAL}|\d{{1,3}}(?:st|nd|rd|th)|de|la|del|los|las|of|the|van"
+    rf"|von|der) +){{1,4}}"
     rf"{_STREETS}\b\.?(?:\s+[NSEW]{{1,2}}\b\.?)?(?:,?\s+{_UNIT}(?!\w))?"
 )  # fmt: skip
 _PLAIN_CAPITAL = rf"(?!(?:Apt|Apartment|Suite|Ste|Unit|Floor|Room|Flat|Studio)\b){_CAPITAL}"
-_ANY_STREET = re.compile(rf"{_NUMBER} +(?:[NSEW]\.? +)?({_PLAIN_CAPITAL}(?: {_PLAIN_CAPITAL}){{1,3}})(,?\s+{_UNIT}(?!\w))?")
+_ANY_STREET = re.compile(
+    rf"{_NUMBER} +(?:[NSEW]\.? +)?({_PLAIN_CAPITAL}(?: {_PLAIN_CAPITAL}){{1,3}})(,?\s+{_UNIT}(?!\w))?"
+)
 """A house number and capital words: a street where something beside it says so."""
-_ANY_BEFORE = re.compile(r"(?i)(?:address|lives|living|resid\w+|home|house|stay\w*|at|to|from|on|near|opposite|moved|line|\^|\||\n)\W{0,5}$")
-_ANY_AFTER = re.compile(rf",?\s*(?:\^|\n|,\s*{_CAPITAL}|[A-Z]{{2}}\s+\d{{5}}|\d{{5}}|[A-Z]{{1,2}}\d[A-Z\d]?\s?\d[A-Z]{{2}})")
-_STRONG_AFTER = re.compile(rf",?\s+(?:{_CAPITAL}[,\s]+){{0,3}}?(?:[A-Z]{{2}}\s+\d{{5}}|\d{{5}}|[A-Z]{{1,2}}\d[A-Z\d]?\s?\d[A-Z]{{2}})(?!\w)")
+_ANY_BEFORE = re.compile(
+    r"(?i)(?:address|lives|living|resid\w+|home|house|stay\w*|at|to|from|on|near|opposite|moved|line|\^|\|"
+    r"|\n)\W{0,5}$"
+)
+_ANY_AFTER = re.compile(
+    rf",?\s*(?:\^|\n|,\s*{_CAPITAL}|[A-Z]{{2}}\s+\d{{5}}|\d{{5}}|[A-Z]{{1,2}}\d[A-Z\d]?\s?\d[A-Z]{{2}})"
+)
+_STRONG_AFTER = re.compile(
+    rf",?\s+(?:{_CAPITAL}[,\s]+){{0,3}}?(?:[A-Z]{{2}}\s+\d{{5}}|\d{{5}}|[A-Z]{{1,2}}\d[A-Z\d]?\s?\d[A-Z]{{2}})(?!\w)"
+)
 _WITH_UNIT = re.compile(
     r"(?<![\w.,/$-])\d{1,6}(?: [^\s,]+){1,5},?\s+(?i:apt|suite|ste|unit)\.? [A-Z]?\d{1,5}(?!\w)"
     r"(?:(?:[\s,]+[^\W\d_][^\n,\d]{1,30}){1,4}?[\s,]+\d{4,6}(?!\w))?"
 )
 """A house number, words, an apartment, and the lines after it up to a postal code."""
-_UNIT_FIRST = re.compile(rf"\b(?:Flat|Studio|Apt|Apartment)\b\.?\s*#?\s*\w{{1,5}},\s+({_CAPITAL} {_CAPITAL})(?! \w+ed\b)")
-_MILITARY = re.compile(r"\b(?:PSC|Unit|USNS|USS|CMR)\s[\w ]{2,20}?,?\s?(?:Box\s\d+)?\s*(?:APO|FPO|DPO)\s+A[AEP]\s+\d{5}")
+_UNIT_FIRST = re.compile(
+    rf"\b(?:Flat|Studio|Apt|Apartment)\b\.?\s*#?\s*\w{{1,5}},\s+({_CAPITAL} {_CAPITAL})(?! \w+ed\b)"
+)
+_MILITARY = re.compile(
+    r"\b(?:PSC|Unit|USNS|USS|CMR)\s[\w ]{2,20}?,?\s?(?:Box\s\d+)?\s*(?:APO|FPO|DPO)\s+A[AEP]\s+\d{5}"
+)
 _SMALL = re.compile(
-    r"(?<![\w.,/$-])\d{1,6}\s+(?:[nsew]\.?\s+)?(?:[a-z0-9]+\s+){1,3}(?:street|avenue|ave|road|rd|boulevard|blvd|lane|ln|parkway|pkwy|highway|"
+    r"(?<![\w.,/$-])\d{1,6}\s+(?:[nsew]\.?\s+)?(?:[a-z0-9]+\s+){1,3}(?:street|avenue|ave|road|rd|boulevard|blvd"
+    r"|lane|ln|parkway|pkwy|highway|"
     r"terrace|crescent|drive|court|circle|place|square|way|st)\b\.?(?:,?\s+(?:apt|suite|ste|unit)\.?\s*#?\w+)?"
 )  # fmt: skip
 _SHOUTED = re.compile(
-    r"(?<![\w.,/$-])\d{1,6}\s+(?:[NSEW]\.?\s+)?(?:[A-Z0-9]+\s+){1,3}(?:STREET|AVENUE|AVE|ROAD|RD|BOULEVARD|BLVD|LANE|LN|PARKWAY|HIGHWAY|TERRACE|ROW|TRAIL|LOOP|CRESCENT|GROVE|PLAZA|"
+    r"(?<![\w.,/$-])\d{1,6}\s+(?:[NSEW]\.?\s+)?(?:[A-Z0-9]+\s+){1,3}(?:STREET|AVENUE|AVE|ROAD|RD|BOULEVARD|BLVD"
+    r"|LANE|LN|PARKWAY|HIGHWAY|TERRACE|ROW|TRAIL|LOOP|CRESCENT|GROVE|PLAZA|"
     r"DRIVE|COURT|CIRCLE|PLACE|SQUARE|WAY|ST)\b\.?(?:,?\s+(?:APT|SUITE|STE|UNIT)\.?\s*#?\w+)?"
 )  # fmt: skip
 _NAMED = re.compile(
-    r"(?<!\w)(?:(?:North|South|East|West|N\.|S\.|E\.|W\.|Old|New|Upper|Lower)\s+)?(?:[A-ZÀ-Þ][\w'’\-]+|\d{1,3}(?:st|nd|rd|th))"
-    r"(?: [A-ZÀ-Þ][\w'’\-]+){0,2} (?:Street|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Parkway|Highway|Drive|Terrace|Crescent|Turnpike)\b\.?"
+    r"(?<!\w)(?:(?:North|South|East|West|N\.|S\.|E\.|W\.|Old|New|Upper|Lower)\s+)?(?:[A-ZÀ-Þ][\w'’\-]+"
+    r"|\d{1,3}(?:st|nd|rd|th))"
+    r"(?: [A-ZÀ-Þ][\w'’\-]+){0,2} (?:Street|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Parkway|Highway|Drive|Terrace"
+    r"|Crescent|Turnpike)\b\.?"
 )  # fmt: skip
 _ABROAD = re.compile(
-    r"(?<!\w)(?:(?:Rue|Via|Calle|Avenida|Rua|Plaza|Piazza|Viale|Corso|Avenue|Ulica|ul\.|Carrera|Paseo|Strada|Place)\s+"
-    r"(?:(?:de|del|della|delle|dei|di|da|do|du|des|la|le|los|las|l['’])\s*)*[A-ZÀ-Þ][\w'’\-]+(?:\s+[A-ZÀ-Þ][\w'’\-]+){0,2},?\s+\d{1,5}[A-Za-z]?"
-    r"|[A-ZÀ-Þ][\w\-]*(?:straße|strasse|str\.|gatan|gata|vägen|gade|vej|veien|katu|tie|laan|straat|weg|platz|allee|utca|ulica)\.?\s+\d{1,5}[A-Za-z]?)"
+    r"(?<!\w)(?:(?:Rue|Via|Calle|Avenida|Rua|Plaza|Piazza|Viale|Corso|Avenue|Ulica|ul\.|Carrera|Paseo|Strada"
+    r"|Place)\s+"
+    r"(?:(?:de|del|della|delle|dei|di|da|do|du|des|la|le|los|las"
+    r"|l['’])\s*)*[A-ZÀ-Þ][\w'’\-]+(?:\s+[A-ZÀ-Þ][\w'’\-]+){0,2},?\s+\d{1,5}[A-Za-z]?"
+    r"|[A-ZÀ-Þ][\w\-]*(?:straße|strasse|str\.|gatan|gata|vägen|gade|vej|veien|katu|tie|laan|straat|weg|platz"
+    r"|allee|utca|ulica)\.?\s+\d{1,5}[A-Za-z]?)"
 )  # fmt: skip
-_BOX = re.compile(r"(?i)\bP\.?\s?O\.?\s?Box\s*#?\s*\w*\d+\w*|\bpost office box\s*\d+|\b(?:R\.?R\.?|rural route)\s*#?\d+,?\s*box\s*\d+")
-_ALONE = re.compile(r"\b(?:Apt|Apartment|Suite|Ste|Flat|Studio)\b\.?\s*#?\s*(?:\d{1,5}[A-Za-z]?|[A-Z]-?\d{1,4})\b(?!\s*(?:mg|ml|units?|/))")
+_BOX = re.compile(
+    r"(?i)\bP\.?\s?O\.?\s?Box\s*#?\s*\w*\d+\w*|\bpost office box\s*\d+|\b(?:R\.?R\.?"
+    r"|rural route)\s*#?\d+,?\s*box\s*\d+"
+)
+_ALONE = re.compile(
+    r"\b(?:Apt|Apartment|Suite|Ste|Flat|Studio)\b\.?\s*#?\s*(?:\d{1,5}[A-Za-z]?|[A-Z]-?\d{1,4})\b(?!\s*(?:mg|ml"
+    r"|units?|/))"
+)
 _COORDINATES = re.compile(r"[-+]?\d{1,2}\.\d{4,}°?\s*[NS]?\s*,\s*[-+]?\d{1,3}\.\d{4,}°?\s*[EW]?")
 _TOWN_AFTER = re.compile(rf"(?:,?\s+{_UNIT}(?!\w))?(?:,\s*|\s*\n\s*|\s+in\s+|\^+)({_CAPITAL}(?:\s{_CAPITAL}){{0,2}})")
 _TOWN_ENDS = re.compile(r"[,.;)]?\s*(?:$|\n|\^|[A-Z]{2}\b|\d{5}|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|\()|[.;)]")
 STATE_AFTER = re.compile(r"(,?\s+|,|\^)([A-Z]{2}|[A-Z]\.[A-Z]\.)(?![\w’'])(?:(?:,?\s+|\^)(\d{5}(?:-\d{4})?)(?!\d))?")
 _SMALL_STATE = re.compile(r"(,\s+)([a-z]{2})(?:,?\s+(\d{5}(?:-\d{4})?)(?!\d))")
 _REGION_AFTER = re.compile(r",\s+([A-Z][a-z]+(?:\s[A-Z][a-z]+)?)(?:,?\s+(\d{5}(?:-\d{4})?)(?!\d))?")
-_CODE_AFTER = re.compile(r"[,\s^]{1,3}(\d{5}(?:-\d{4})?|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|[A-Z]\d[A-Z]\s?\d[A-Z]\d)(?![\w-])(?!\s*(?:mg|ml|units|patients))")
+_CODE_AFTER = re.compile(
+    r"[,\s^]{1,3}(\d{5}(?:-\d{4})?|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}"
+    r"|[A-Z]\d[A-Z]\s?\d[A-Z]\d)(?![\w-])(?!\s*(?:mg|ml|units|patients))"
+)
 _LABELLED = re.compile(
     r"(?i)\b(?:zip(?:\s?code)?|postal(?:\s?code)?|postcode)\b[\"']?\s*(?:\+\s?4)?\s*(?:is|was|:|=|of|\(|-)?\s*[\"']?"
-    r"(\d{5}(?:[-\s]\d{4})?|\d{3}(?:\*\*|xx)|[A-Z]\d[A-Z]\s?\d[A-Z]\d|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|\d{4}\s?[A-Z]{2}|\d{3,6})\b"
+    r"(\d{5}(?:[-\s]\d{4})?|\d{3}(?:\*\*|xx)|[A-Z]\d[A-Z]\s?\d[A-Z]\d|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}"
+    r"|\d{4}\s?[A-Z]{2}|\d{3,6})\b"
 )
 _FOUR = re.compile(r"(?<![\w#-])\d{5}-\d{4}(?![\w-])")
 _BARE = re.compile(r"(?<![\w.,#$-])\d{5}(?![\w%-]|[.,]\d)")
-_BARE_BEFORE = re.compile(r"(?i)\b(?:in|near|from|area|zip code|area code|live[sd]?|resid\w+|moved|within|neighborhood|zip)\b[^.\d]{0,18}$")
-_POSTCODE = re.compile(r"(?<![\w-])(?:[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}|[ABCEGHJ-NPRSTVXY]\d[A-Z]\s\d[A-Z]\d)(?![\w-])")
+_BARE_BEFORE = re.compile(
+    r"(?i)\b(?:in|near|from|area|zip code|area code|live[sd]?|resid\w+|moved|within|neighborhood|zip)\b[^.\d]{0,18}$"
+)
+_POSTCODE = re.compile(
+    r"(?<![\w-])(?:[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}"
+    r"|[ABCEGHJ-NPRSTVXY]\d[A-Z]\s\d[A-Z]\d)(?![\w-])"
+)
 _POSTCODE_SMALL = re.compile(r"(?<![\w-])[a-z]{1,2}\d[a-z\d]?\s\d[a-z]{2}(?![\w-])")
 _LOSSY_CODES = frozenset({"MD", "PA", "MA", "OR", "IN", "ME", "HI", "OK", "AL", "ID", "LA", "MS", "DC", "CO", "MI"})
 """State codes that are also degrees or words."""
 
+_HOUSE = re.compile(r"\d\s?[A-Za-z(,-]?")
+_UNIT_NEAR = re.compile(r"\b(?:apt|apartment|suite|ste|unit|flat|studio)\b")
+_STREET_NEAR = re.compile(
+    r"\d [^.\n]{1,40}\b(?:street|avenue|ave|road|rd|boulevard|blvd|lane|ln|parkway|highway|terrace|crescent"
+    r"|drive|court|circle|place|square|way|st|row|trail|loop|grove|plaza)\b"
+)
 Span = tuple[int, int, float, str, str]
 
 
@@ -81,20 +129,37 @@ class AddressFinder:
         self.vocabulary = vocabulary
         self.lexicon = vocabulary.lexicon
 
-    def spans(self, text: str) -> Iterator[Span]:
+    def spans(self, view: Words) -> Iterator[Span]:
         """Start, end, score, rule and reason of each street, box and unit."""
-        if any(character.isdigit() for character in text):
+        text, folded = view.text, view.folded
+        if _HOUSE.search(text):
             for match in _STREET.finditer(text):
-                yield match.start(), self._with_town(text, match.end()), 0.93, "place.street", "a house number and a street"
+                yield (
+                    match.start(),
+                    self._with_town(text, match.end()),
+                    0.93,
+                    "place.street",
+                    "a house number and a street",
+                )
             for match in _ANY_STREET.finditer(text):
                 if self._is_street(text, match):
-                    yield match.start(), self._with_town(text, match.end()), 0.84, "place.street", "a house number and capital words"
-            for pattern in (_ABROAD, _SMALL, _SHOUTED, _WITH_UNIT, _MILITARY, _UNIT_FIRST):
+                    yield (
+                        match.start(),
+                        self._with_town(text, match.end()),
+                        0.84,
+                        "place.street",
+                        "a house number and capital words",
+                    )
+            unit = _UNIT_NEAR.search(folded) is not None
+            more: tuple[re.Pattern[str], ...] = (_WITH_UNIT, _UNIT_FIRST) if unit else ()
+            more += (_MILITARY,) if "po " in folded else ()
+            more += (_SMALL, _SHOUTED) if _STREET_NEAR.search(folded) else ()
+            for pattern in (_ABROAD, *more):
                 for match in pattern.finditer(text):
                     yield *match.span(), 0.85, "place.street", "a street and a house number"
-            for match in _ALONE.finditer(text):
+            for match in _ALONE.finditer(text) if unit else ():
                 yield *match.span(), 0.6, "place.unit", "an apartment or a suite"
-            for match in _BOX.finditer(text):
+            for match in _BOX.finditer(text) if "box" in folded else ():
                 yield *match.span(), 0.93, "place.box", "a post-office box"
             for match in _COORDINATES.finditer(text):
                 yield *match.span(), 0.85, "place.coordinates", "latitude and longitude"
@@ -145,7 +210,7 @@ class AddressFinder:
         return end, match.span(1) if match else None
 
     def state_follows(self, text: str, end: int, word: str) -> bool:
-        """", NY" or ", Texas" behind a capital word; ", MD" is a degree behind a name."""
+        """ ", NY" or ", Texas" behind a capital word; ", MD" is a degree behind a name."""
         if _CODE_AFTER.match(text, end) and word in self.lexicon.towns:
             return True
         if text[end : end + 1] != ",":
@@ -164,15 +229,18 @@ class AddressFinder:
         words = match.group(1).lower()
         return words in self.lexicon.states or words.split()[0] in self.lexicon.states
 
-    def zips(self, text: str) -> Iterator[Finding]:
+    def zips(self, view: Words) -> Iterator[Finding]:
         """Postal codes that need no place before them."""
-        for match in _LABELLED.finditer(text):
+        text, folded = view.text, view.folded
+        for match in _LABELLED.finditer(text) if "zip" in folded or "post" in folded else ():
             yield Finding(*match.span(1), "ZIP", 0.96, "zip.label", "a postal code after its label")
         for match in _FOUR.finditer(text):
             if match.group()[:5] in self.lexicon.zips:
                 yield Finding(*match.span(), "ZIP", 0.8, "zip.four", "a ZIP code with four more digits")
         for match in _BARE.finditer(text):
-            if match.group() in self.lexicon.zips and _BARE_BEFORE.search(text, max(0, match.start() - 30), match.start()):
+            if match.group() in self.lexicon.zips and _BARE_BEFORE.search(
+                text, max(0, match.start() - 30), match.start()
+            ):
                 yield Finding(*match.span(), "ZIP", 0.65, "zip.bare", "an assigned ZIP code where a place is spoken of")
         for pattern in (_POSTCODE, _POSTCODE_SMALL):
             for match in pattern.finditer(text):

@@ -11,32 +11,45 @@ import re
 from collections.abc import Iterator
 
 from fedmed.data.deidentify.findings import Finding
+from fedmed.data.deidentify.words import Words
 
 _MONTH = (
     r"(?:January|February|March|April|May|June|July|August|September|October|November|December"
     r"|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
 )
-_MONTH_ANY = rf"(?:{_MONTH}|(?i:january|february|march(?=\s+(?i:the\s+)?\d)|may(?=\s+(?i:the\s+)?\d{1,2}(?:st|nd|rd|th|,|\s+\d{4}))|april|june|july|august|september|october|november|december|jan|feb|apr|jun|jul|aug|sept?|oct|nov|dec))"
+_MONTH_ANY = (
+    rf"(?:{_MONTH}|MAR(?:CH)?|MAY|(?i:january|february|march(?=\s+(?:the\s+)?\d)|may(?=\s+(?:the\s+)?\d{{1,2}}(?:st|nd|rd|th|,|\s+\d{{4}}))"
+    r"|april|june|july|august|september|october|november|december|jan|feb|apr|jun|jul|aug|sept?|oct|nov|dec))"
+)
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _ORDINAL = r"(?i:st|nd|rd|th)"
 _YEAR = r"(?:(?:1[89]|20)\d\d|['’]\d\d)"
-_CLOCK = r"(?:(?:,?\s*(?:at|@)?\s*|T)(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:\s?[AaPp]\.?[Mm]\b\.?)?(?:Z|[+-]\d\d:?\d\d)?)?"
+_CLOCK = (
+    r"(?:(?:,?\s*(?:at|@)?\s*|T)(?:[01]?\d"
+    r"|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:\s?[AaPp]\.?[Mm]\b\.?)?(?:Z|[+-]\d\d:?\d\d)?)?"
+)
 _WEEKDAY = r"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?"
 _SHORT_WEEKDAY = r"(?:Mon|Tue|Tues|Wed|Thu|Thur|Thurs|Fri|Sat|Sun)\.?"
 _SPELLED = (
-    r"(?:(?:twenty|thirty)[- ])?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth)|tenth|eleventh|twelfth|thirteenth|"
+    r"(?:(?:twenty|thirty)[- ])?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth)|tenth|eleventh"
+    r"|twelfth|thirteenth|"
     r"fourteenth|fifteenth|sixteenth|seventeenth|eighteenth|nineteenth|twentieth|thirtieth"
 )
 
 _WRITTEN = re.compile(
     rf"\b(?:(?:{_WEEKDAY}|{_SHORT_WEEKDAY}),?\s+)?(?:"
-    rf"{_MONTH_ANY}\.?[\s\-]*(?i:the\s+)?{_DAY}{_ORDINAL}?\b(?:\s*(?:-|–|to|through|and|&)\s*(?:{_MONTH_ANY}\.?\s*)?{_DAY}{_ORDINAL}?\b)?(?:[\s,\-]*(?i:of\s+)?{_YEAR}\b)?"
+    rf"{_MONTH_ANY}\.?[\s\-]*(?i:the\s+)?{_DAY}{_ORDINAL}?\b(?:\s*(?:-|–|to|through|and"
+    rf"|&)\s*(?:{_MONTH_ANY}\.?\s*)?{_DAY}{_ORDINAL}?\b)?(?:[\s,\-]*(?i:of\s+)?{_YEAR}\b)?"
     rf"|{_MONTH_ANY}\.?\s+(?i:the\s+)?(?i:{_SPELLED})\b(?:[\s,]*{_YEAR}\b)?"
-    rf"|(?i:the\s+)?{_DAY}{_ORDINAL}?(?:\s*(?:-|–|to|and|&)\s*{_DAY}{_ORDINAL}?)?(?:\s+(?i:day\s+)?(?i:of\s+)?|[\s\-./]+){_MONTH_ANY}\b\.?(?:[\s,\-./]*(?i:of\s+)?(?:{_YEAR}|\d\d)\b)?"
+    rf"|(?i:the\s+)?{_DAY}{_ORDINAL}?(?:\s*(?:-|–|to|and|&)\s*{_DAY}{_ORDINAL}?)?(?:\s+(?i:day\s+)?(?i:of\s+)?"
+    rf"|[\s\-./]+){_MONTH_ANY}\b\.?(?:[\s,\-./]*(?i:of\s+)?(?:{_YEAR}|\d\d)\b)?"
     rf"|(?i:the\s+)?(?i:{_SPELLED})\s+(?i:day\s+)?(?i:of\s+)?{_MONTH}\b(?:[\s,]*{_YEAR}\b)?"
     rf"|(?i:(?:early|mid|late)[\s\-]+)?{_MONTH_ANY}\.?[\s,\-/]*(?i:of\s+)?{_YEAR}\b"
     rf"){_CLOCK}"
 )  # fmt: skip
+_COMPACT = re.compile(
+    r"(?i)(?<!\w)\d{1,2}(?:jan|feb|mar|apr|may|jun|jul|aug|sept?|oct|nov|dec)[a-z]*(?:19|20)?\d\d(?!\w)"
+)
 _SENTENCE_MAY = re.compile(r"\d{1,2}\.\s+(?:May|March)$")
 _VERB_AFTER = re.compile(r"\s+[a-z]")
 _MONTH_NEAR = re.compile(r"(?i)(?<![a-z])(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)")
@@ -50,23 +63,36 @@ _NUMERIC = re.compile(
     rf")(?![\w/]|[-.]\d)"
 )  # fmt: skip
 _SHORT = re.compile(rf"(?<![\w./\-+±])({_DAY})/({_DAY})(?![\w/%]|[-.]\d)")
-_SHORT_RANGE = re.compile(rf"(?<![\w./\-]){_DAY}/{_DAY}(?:\s?(?:-|–|to)\s?){_DAY}/{_DAY}(?:/(?:(?:19|20)\d\d|\d\d))?(?![\w/%]|[-.]\d)")
-_MEASURE_BEFORE = re.compile(
-    r"(?i)(?:\b(?:pain|bp|va|vision|acuity|snellen|o[dsu]|grade|strength|power|reflex\w*|scores?|scale|gcs|apgars?|ratio|murmur|mmse|moca|nrs|vas|"
-    r"epworth|phq\S*|gad\S*|iop|barthel|tinetti|for|x|in|of|at rest|moving|[lr]|right|left|ees|hcg|steps?|nodes?|ln|cores?|sets?|doses?|items?|criteria|points?|e/a)|[=:])\s*(?:is|was|of|=|:)?\s*$"
+_SHORT_RANGE = re.compile(
+    rf"(?<![\w./\-]){_DAY}/{_DAY}(?:\s?(?:-|–|to)\s?){_DAY}/{_DAY}(?:/(?:(?:19|20)\d\d|\d\d))?(?![\w/%]|[-.]\d)"
 )
-_SPAN_BEFORE = re.compile(r"(?i)\b(?:last|past|next|for|in|every|x|after|of)\s+(?:the\s+)?(?:last\s+|past\s+|next\s+)?$")
+_MEASURE_BEFORE = re.compile(
+    r"(?i)(?:\b(?:pain|bp|va|vision|acuity|snellen|o[dsu]|grade|strength|power|reflex\w*|scores?|scale|gcs"
+    r"|apgars?|ratio|murmur|mmse|moca|nrs|vas|"
+    r"epworth|phq\S*|gad\S*|iop|barthel|tinetti|for|x|in|of|at rest|moving|[lr]|right|left|ees|hcg|steps?|nodes?"
+    r"|ln|cores?|sets?|doses?|items?|criteria|points?|e/a)|[=:])\s*(?:is|was|of|=|:)?\s*$"
+)
+_SPAN_BEFORE = re.compile(
+    r"(?i)\b(?:last|past|next|for|in|every|x|after|of)\s+(?:the\s+)?(?:last\s+|past\s+|next\s+)?$"
+)
 _WEEKDAY_SHORT = re.compile(rf"\b(?:{_WEEKDAY}|{_SHORT_WEEKDAY}),?\s+{_DAY}/{_DAY}(?![\w/])")
 _SHORT_BEFORE = re.compile(
-    r"(?i)(?:\b(?:on|dated?|since|until|till|from|by|dob|born|seen|visit|admitted|discharged|admission|discharge|surgery|due|last|next|before|after|"
-    r"started|stopped|day|days|change|changed|cx|cultures?|log|labs|window|repeat|recheck|sent|back|review|clinic|written|done|seen|call(?:ed)?|given|taken|removed|placed|insert\w*|scan|mri|ct|us|xr|x-ray|fall|fell|injury|foosh|leaving|returning|arriving|appointment|appt|f/u|follow[- ]?up|drawn|collected|signed|between|through|thru|to|and|week of|as of)\b[:,]?)\s*$"
+    r"(?i)(?:\b(?:on|dated?|since|until|till|from|by|dob|born|seen|visit|admitted|discharged|admission|discharge"
+    r"|surgery|due|last|next|before|after|"
+    r"started|stopped|day|days|change|changed|cx|cultures?|log|labs|window|repeat|recheck|sent|back|review"
+    r"|clinic|written|done|seen|call(?:ed)?|given|taken|removed|placed|insert\w*|scan|mri|ct|us|xr|x-ray|fall"
+    r"|fell|injury|foosh|leaving|returning|arriving|appointment|appt|f/u|follow[- ]?up|drawn|collected|signed"
+    r"|between|through|thru|to|and|week of|as of)\b[:,]?)\s*$"
 )
 _NOT_A_DATE_AFTER = re.compile(
-    r"(?i)\s*(?:mm ?hg|strength|pain|on the|out of|power|scale|murmur|points?|stars?|of|systolic|pulses|reflex|edema|mg|ml|cm|mm|score)"
+    r"(?i)\s*(?:mm ?hg|strength|pain|on the|out of|power|scale|murmur|points?|stars?|of|systolic|pulses|reflex"
+    r"|edema|mg|ml|cm|mm|score)"
 )
 _MONTH_ALONE = re.compile(
-    rf"\b((?i:in|since|last|this|next|until|till|by|early|late|mid|mid-|of|during|from|through|to|before|after|every|between|around|"
-    rf"beginning|end|start|and|or|past|previous|for|on)[\s\-]+)({_MONTH})\b\.?(?!\s+(?:\d|[A-Z][a-z]|be\b|have\b|not\b|cause\b|include\b))"
+    rf"\b((?i:in|since|last|this|next|until|till|by|early|late|mid|mid-|of|during|from|through|to|before|after"
+    rf"|every|between|around|"
+    rf"beginning|end|start|and|or|past|previous|for|on)[\s\-]+)({_MONTH})\b\.?(?!\s+(?:\d|[A-Z][a-z]|be\b|have\b"
+    rf"|not\b|cause\b|include\b))"
 )
 _MONTH_SURE = re.compile(
     r"\b(?:January|February|April|June|July|August|September|October|November|December)\b(?!\s+[A-Z][a-z])"
@@ -76,9 +102,15 @@ _DAY_OF_MONTH = re.compile(
     rf"(?i)\bon the ({_DAY}{_ORDINAL})\b(?!\s+(?:day|postop|hospital|of\s+(?:life|admission)|attempt|week|visit))"
 )
 _HOLIDAY = re.compile(
-    r"\b(?:Christmas(?:\s+(?:Eve|Day))?|Thanksgiving(?:\s+Day)?|New\s+Year['’]?s?(?:\s+(?:Eve|Day))|Easter(?:\s+(?:Sunday|Monday))?|Halloween|"
-    r"Labor\s+Day|Memorial\s+Day|Independence\s+Day|Fourth\s+of\s+July|4th\s+of\s+July|Valentine['’]?s\s+Day|Mother['’]?s\s+Day|"
-    r"Father['’]?s\s+Day|Veterans\s+Day|Columbus\s+Day|Presidents['’]?\s+Day|St\.?\s+Patrick['’]?s\s+Day|Boxing\s+Day|Diwali|Eid(?:\s+al-\w+)?|Ramadan|Hanukkah|Chanukah|Yom\s+Kippur|Rosh\s+Hashanah|Passover|Lunar\s+New\s+Year|Chinese\s+New\s+Year|Tết?|Bastille\s+Day|Cinco\s+de\s+Mayo|Juneteenth|Mardi\s+Gras|Ash\s+Wednesday|Epiphany|Holi|Kwanzaa|Bank\s+Holiday|Canada\s+Day|Australia\s+Day|Groundhog\s+Day|Good\s+Friday)(?:[,\s]+(?:19|20)\d\d)?\b"
+    r"\b(?:Christmas(?:\s+(?:Eve|Day))?|Thanksgiving(?:\s+Day)?|New\s+Year['’]?s?(?:\s+(?:Eve|Day))"
+    r"|Easter(?:\s+(?:Sunday|Monday))?|Halloween|"
+    r"Labor\s+Day|Memorial\s+Day|Independence\s+Day|Fourth\s+of\s+July|4th\s+of\s+July|Valentine['’]?s\s+Day"
+    r"|Mother['’]?s\s+Day|"
+    r"Father['’]?s\s+Day|Veterans\s+Day|Columbus\s+Day|Presidents['’]?\s+Day|St\.?\s+Patrick['’]?s\s+Day"
+    r"|Boxing\s+Day|Diwali|Eid(?:\s+al-\w+)?|Ramadan|Hanukkah|Chanukah|Yom\s+Kippur|Rosh\s+Hashanah|Passover"
+    r"|Lunar\s+New\s+Year|Chinese\s+New\s+Year|Tết?|Bastille\s+Day|Cinco\s+de\s+Mayo|Juneteenth|Mardi\s+Gras"
+    r"|Ash\s+Wednesday|Epiphany|Holi|Kwanzaa|Bank\s+Holiday|Canada\s+Day|Australia\s+Day|Groundhog\s+Day"
+    r"|Good\s+Friday)(?:[,\s]+(?:19|20)\d\d)?\b"
     r"(?!\s+(?:disease|factor))"
 )
 _TIME_STAMP = re.compile(r"\b(?:19|20)\d\d-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?\b")
@@ -92,34 +124,43 @@ _AGE_UNIT = (
 _AGES = (
     re.compile(rf"(?<![\w.,/$-])({_OLD}){_AGE_UNIT}(?![a-z])"),
     re.compile(rf"\b({_TENS}{_ONES})[\s-]*(?:years?|yrs?)[\s-]*(?:old|of age)?\b"),
-    re.compile(rf"(?i:\b(?:aged?|age of|age is|age was|age at [a-z]+|turn(?:ed|ing|s)|age)\b\s*[:=(]?\s*(?:of\s+|is\s+|was\s+)?)({_OLD})(?![\w%/]|\.\d|-\d)"),
+    re.compile(rf"(?i:\b(?:aged?|age of|age is|age was|age at [a-z]+|turn(?:ed|ing|s)|age)\b\s*[:=(]?\s*(?:of\s+"
+        rf"|is\s+|was\s+)?)({_OLD})(?![\w%/]|\.\d|-\d)"),
     re.compile(rf"(?i:\b(?:aged?|age of|turn(?:ed|ing|s))\s+)({_TENS}{_ONES})\b"),
     re.compile(r"\b(?i:in (?:his|her|their)\s+(?:(?:early|mid|late)[\s-]+)?)((?i:nineties)|90['’]?s|100s)\b"),
-    re.compile(rf"(?<![\w.,/$-])({_OLD})(?=\s?[MF]\b|[\s-]+(?:male|female|man|woman|gentleman|lady|nonagenarian|centenarian)\b)"),
-    re.compile(rf"(?i:\b(?:he|she|patient|pt|who|mother|father|grandmother|grandfather)\s*(?:is|was|'s|’s|,)\s*(?:now\s+|already\s+)?)({_OLD})(?=[\s.,;)]|$)(?!\s*(?:%|kg|mg|lb|cm|bpm|mm|in\b|percent|pounds|units|and\s+\d))"),
+    re.compile(rf"(?<![\w.,/$-])({_OLD})(?=\s?[MF]\b|[\s-]+(?:male|female|man|woman|gentleman|lady|nonagenarian"
+        rf"|centenarian)\b)"),
+    re.compile(rf"(?i:\b(?:he|she|patient|pt|who|mother|father|grandmother|grandfather)\s*(?:is|was|'s|’s"
+        rf"|,)\s*(?:now\s+|already\s+)?)({_OLD})(?=[\s.,;)]|$)(?!\s*(?:%|kg|mg|lb|cm|bpm|mm|in\b|percent|pounds"
+        rf"|units|and\s+\d))"),
     re.compile(r"\b((?i:nonagenarian|centenarian|supercentenarian))\b"),
-    re.compile(rf"\b((?i:ninety)[- ](?i:one|two|three|four|five|six|seven|eight|nine)|(?i:one hundred and)(?i: (?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)))\b(?!\s*(?i:percent|per cent|mg|ml|days|minutes|units|%|patients|hours))"),
+    re.compile(r"\b((?i:ninety)[- ](?i:one|two|three|four|five|six|seven|eight|nine)"
+        r"|(?i:one hundred and)(?i: (?:one|two|three|four|five|six|seven|eight|nine|ten|eleven"
+        r"|twelve)))\b(?!\s*(?i:percent|per cent|mg|ml|days|minutes|units|%|patients|hours))"),
     re.compile(rf"[A-Za-zÀ-ÿ]\.? \(({_OLD})\)"),
     re.compile(rf"[A-ZÀ-Þ][a-zà-ÿ]+, ({_OLD})(?=,)"),
     re.compile(rf"\b[Aa]t ({_OLD})(?=,? (?:the|she|he|they|her|his|you|a|it|one|we)\b)"),
 )  # fmt: skip
+_OLD_NEAR = re.compile(rf"(?<![\d.,]){_OLD}(?!\d)")
 _AGE_WORDS = (_AGES[1], _AGES[3], _AGES[4], _AGES[7], _AGES[8])
 _BIRTH_YEAR = re.compile(
-    r"(?i:\b(?:born(?:\s+in)?|birth year|year of birth|yob|b\.|birthdate|dob)\b\s*[:=]?\s*(?:in\s+|is\s+|was\s+)?)((?:18|19|20)\d\d)\b(?![-/.]\d)"
+    r"(?i:\b(?:born(?:\s+in)?|birth year|year of birth|yob|b\.|birthdate|dob)\b\s*[:=]?\s*(?:in\s+|is\s+"
+    r"|was\s+)?)((?:18|19|20)\d\d)\b(?![-/.]\d)"
 )
 _RANGE = re.compile(
-    r"(?i)(?:between|from|ages?|to|[-–>≥<≤]|over|under|above|below|than|up to|older|percent|\d\s*(?:-|–|to|or|and))\s*$"
+    r"(?i)(?:between|from|ages?|to|[-–>≥<≤]|over|under|above|below|than|up to|older|percent|\d\s*(?:-|–|to|or"
+    r"|and))\s*$"
 )
 OVER = 89
 
 
-def find(text: str, year: int | None = None) -> Iterator[Finding]:
+def find(view: Words, year: int | None = None) -> Iterator[Finding]:
     """All dates and high ages.
 
     Args:
         year: the present year, for birth years that tell an age over 89; None: by the clock.
     """
-    small = text.lower()
+    text, small = view.text, view.folded
     yield from _ages(text, small, year or datetime.date.today().year)
     yield from _written(text)
     if any(character.isdigit() for character in text):
@@ -134,18 +175,21 @@ def find(text: str, year: int | None = None) -> Iterator[Finding]:
             yield Finding(*match.span(), "DATE", 0.8, "date.range", "two dates without years")
         for match in _DAY_OF_MONTH.finditer(text):
             yield Finding(*match.span(1), "DATE", 0.7, "date.day", "a day of the month after 'on the'")
-    for match in _MONTH_ALONE.finditer(text):
+    months = _MONTH_NEAR.search(text) is not None
+    for match in _COMPACT.finditer(text) if months else ():
+        yield Finding(*match.span(), "DATE", 0.95, "date.written", "a day, a month and a year without a space")
+    for match in _MONTH_ALONE.finditer(text) if months else ():
         yield Finding(*match.span(2), "DATE", 0.75, "date.month", "a month after a word of time")
-    for match in _MONTH_SURE.finditer(text):
+    for match in _MONTH_SURE.finditer(text) if months else ():
         yield Finding(*match.span(), "DATE", 0.6, "date.month", "the name of a month")
-    for match in _DAY_ALONE.finditer(text):
+    for match in _DAY_ALONE.finditer(text) if "day" in small else ():
         yield Finding(*match.span(), "DATE", 0.6, "date.weekday", "a day of the week")
     for match in _HOLIDAY.finditer(text):
         yield Finding(*match.span(), "DATE", 0.65, "date.holiday", "a day of the year by its name")
 
 
 def _is_short_date(text: str, match: re.Match[str]) -> bool:
-    """Whether two small numbers are day and month: "25/5" and "07/11" are, "8/10" is where a word of time stands before."""
+    """Whether two small numbers are day and month: "25/5" and "07/11"; "8/10" only after a word of time."""
     first, second = int(match.group(1)), int(match.group(2))
     if second in (7, 12, 52) and _SPAN_BEFORE.search(text, max(0, match.start() - 16), match.start()):
         return False  # "in 6/12", "for 5/7": months, days
@@ -175,7 +219,10 @@ def _written(text: str) -> Iterator[Finding]:
 
 
 def _ages(text: str, small: str, year: int) -> Iterator[Finding]:
+    numbers = _OLD_NEAR.search(text) is not None
     for pattern in _AGES:
+        if pattern not in _AGE_WORDS and not numbers:
+            continue
         if pattern in _AGE_WORDS and not any(
             word in small for word in ("ninet", "hundred", "genarian", "centenar", "90", "100s")
         ):

@@ -21,6 +21,8 @@ OURS = re.compile(rf"\[(?:{'|'.join(TYPES)})(?::[0-9a-f]{{16}}| \d{{3,4}})?\]")
 """What ``apply`` writes; it identifies nobody and is never found."""
 _WALL = "\u2588"  # neither letter, digit nor space: rules do not reach across it
 _PASSES = 3
+_BY_COMPANY = ["NAME", "LOCATION"]
+"""Types whose rules look at the words around: what was found may change the company of what was not."""
 
 
 class Deidentifier:
@@ -35,7 +37,7 @@ class Deidentifier:
         MissingExtraError: the extra ``privacy`` is not installed.
         ModelNotFoundError: ``policy.ner_model`` cannot be used.
 
-    Not covered: languages other than English, identifiers spelled out as riddles, faces in images; see ``blind_spots_of``.
+    Not covered: languages other than English, identifiers told as riddles, images; see ``blind_spots_of``.
     """
 
     def __init__(self, policy: Policy | None = None) -> None:
@@ -50,15 +52,15 @@ class Deidentifier:
         What a first pass found is walled off and the rest is read again, so that de-identified text comes out as it
         went in.
         """
-        found: tuple[Finding, ...] = ()
         rest = OURS.sub(lambda match: _WALL * len(match.group()), text)
+        found = more = self._once(rest, self._kinds)
         for _ in range(_PASSES):
-            more = self._once(rest)
             if not more:
                 break
-            found = tuple(sorted((*found, *more)))
             for finding in more:
                 rest = rest[: finding.start] + _WALL * (finding.end - finding.start) + rest[finding.end :]
+            more = self._once(rest, _BY_COMPANY)
+            found = tuple(sorted((*found, *more)))
         return found
 
     def apply(self, text: str, findings: Sequence[Finding], *, patient: str = "", record: str = "") -> str:
@@ -89,9 +91,9 @@ class Deidentifier:
             spots.append("names and places that are also everyday words where no title, relation or preposition tells")
         return spots
 
-    def _once(self, text: str) -> tuple[Finding, ...]:
+    def _once(self, text: str, kinds: list[str]) -> tuple[Finding, ...]:
         results = self._analyzer.analyze(
-            text, "en", entities=self._kinds, score_threshold=self.policy.min_score, return_decision_process=True
+            text, "en", entities=kinds, score_threshold=self.policy.min_score, return_decision_process=True
         )
         return resolve(map(recognisers.to_finding, results), text)
 

@@ -14,32 +14,73 @@ _ENDS = words_of("facilities")
 _STRONG = words_of("facility_strong")
 _GENERIC = words_of("facility_generic") | _ENDS
 _IN_NAMES = frozenset(
-    "north south east west eastern western northern southern american general family christian jewish catholic first medical second new "
-    "physical summer may june april white black".split()
+    [
+        "north",
+        "south",
+        "east",
+        "west",
+        "eastern",
+        "western",
+        "northern",
+        "southern",
+        "american",
+        "general",
+        "family",
+        "christian",
+        "jewish",
+        "catholic",
+        "first",
+        "medical",
+        "second",
+        "new",
+        "physical",
+        "summer",
+        "may",
+        "june",
+        "april",
+        "white",
+        "black",
+    ]
 )
-_SMALL_ENDS = frozenset("hospital clinic medical health office infirmary hospice".split())
+_SMALL_ENDS = frozenset(["hospital", "clinic", "medical", "health", "office", "infirmary", "hospice"])
 
-_NOUN = r"(?i:hospital|clinic|cent(?:er|re)|ctr\.?|campus|medical group|medical|med|healthcare|care|general|health|hosp\.?|er|ed)"
-TAIL = re.compile(rf"\s+(?:(?i:med(?:ical)?\.?|general|regional|health|urgent|outpatient|family|university|children['’]s)\s+)?{_NOUN}(?!\w)")
+_NOUN = (
+    r"(?i:hospital|clinic|cent(?:er|re)|ctr\.?|campus|medical group|medical|med|healthcare|care|general"
+    r"|health|hosp\.?|er|ed)"
+)
+TAIL = re.compile(
+    rf"\s+(?:(?i:med(?:ical)?\.?|general|regional|health|urgent|outpatient|family|university"
+    rf"|children['’]s)\s+)?{_NOUN}(?!\w)"
+)
 """What may follow a place and makes it a hospital: "UCLA med center", "Mount Sinai hospital"."""
 _WHERE = r"(?:[Aa]t|[Tt]o|[Ff]rom|@|[Ii]n|[Bb]y|[Oo]f|AT|TO|FROM)\s+(?:the\s+|our\s+|THE\s+)?"
 _PLAIN = re.compile(
-    rf"(?<!\w){_WHERE}((?:(?i:city|county|general|memorial|community|regional|university|children['’]?s|women['’]?s|veterans|va|state|central|national|"
-    r"royal|queen['’]?s|king['’]?s|district|northern|southern|eastern|western|north|south|east|west|midtown|downtown|uptown)\s+)+"
-    r"(?:Hospital|Hosp\.?|Clinic|General|Medical\s+Center|Health|Center|Centre|Infirmary|Memorial|Healthcare|hospital|HOSPITAL|CLINIC)"
+    rf"(?<!\w){_WHERE}((?:(?i:city|county|general|memorial|community|regional|university|children['’]?s"
+    rf"|women['’]?s|veterans|va|state|central|national|"
+    r"royal|queen['’]?s|king['’]?s|district|northern|southern|eastern|western|north|south|east|west|midtown"
+    r"|downtown|uptown)\s+)+"
+    r"(?:Hospital|Hosp\.?|Clinic|General|Medical\s+Center|Health|Center|Centre|Infirmary|Memorial|Healthcare"
+    r"|hospital|HOSPITAL|CLINIC)"
     r"(?:\s+(?:of|at)\s+[A-Z][a-z]+(?:\s[A-Z][a-z]+)?)?)"
 )  # fmt: skip
 _SAINT = re.compile(
-    r"\b(?:St\.?|Saint|Ste\.|Santa|Our\s+Lady\s+of|Holy|Sacred)\s+(?:[A-Z][\w\-]+(?:['’]s)?)(?:(?:\s+and\s+|\s*&\s*| )[A-Z][a-z][\w\-]*(?:['’]s)?)*"
+    r"\b(?:St\.?|Saint|Ste\.|Santa|Our\s+Lady\s+of|Holy|Sacred)\s+(?:[A-Z][\w\-]+(?:['’]s)?)(?:(?:\s+and\s+"
+    r"|\s*&\s*| )[A-Z][a-z][\w\-]*(?:['’]s)?)*"
 )
 _KNOWN = re.compile(
     r"(?<![\w-])(?:"
     + "|".join(re.escape(name).replace(r"\ ", r"\s+").replace("'", "['’]").replace(r"\-", r"[-\s]") for name in sorted(
         (name for names in phrases_of("known_facilities").values() for name in names), key=len, reverse=True
     ))
-    + r")(?![\w-])(?!['’]s?\s+[a-z]+)(?:\s+(?:Hospital|Clinic|Medical|Health|Healthcare|Center|Centre|System|University|General|Cancer|"
+    + r")(?![\w-])(?!['’]s?\s+[a-z]+)(?:\s+(?:Hospital|Clinic|Medical|Health|Healthcare|Center|Centre|System"
+    r"|University|General|Cancer|"
     r"Children['’]s|Institute|Campus|Med|Ctr\.?))*"
 )  # fmt: skip
+
+
+_KNOWN_STARTS = frozenset(
+    re.split(r"[ .'’-]", name.lower())[0] for names in phrases_of("known_facilities").values() for name in names
+) | {"m"}
 
 
 class FacilityFinder:
@@ -49,7 +90,8 @@ class FacilityFinder:
 
     def spans(self, view: Words) -> Iterator[Span]:
         text, words = view.text, view.words
-        for match in _KNOWN.finditer(text):
+        known = _KNOWN_STARTS & {re.split(r"['’-]", word.lower)[0] for word in words if word.case != LOWER}
+        for match in _KNOWN.finditer(text) if known else ():
             after = text[match.end() : match.end() + 12].strip().split(" ", 1)[0].strip(",.").lower()
             if after not in self.vocabulary_heads:
                 yield *match.span(), 0.8, "place.known_facility", "a hospital that is known by its name"
@@ -81,23 +123,45 @@ class FacilityFinder:
             return  # the name goes on
         first = self._start(view, index)
         names = [each for each in words[first : index + 1] if each.lower not in _GENERIC and each.case != LOWER]
-        of_town = after is not None and follows and after.lower == "of" and index + 2 < len(words) and words[index + 2].case == TITLE
+        of_town = (
+            after is not None
+            and follows
+            and after.lower == "of"
+            and index + 2 < len(words)
+            and words[index + 2].case == TITLE
+        )
         if of_town and word.lower in _STRONG and words[index + 2].joined:
             town = words[index + 2].lower
             if town not in _GENERIC and (town in self.lexicon.towns or not self.lexicon.medical(town)):
                 last = index + 2
                 while last + 1 < len(words) and words[last + 1].joined and words[last + 1].case == TITLE:
                     last += 1
-                yield words[first].start, words[last].stop, 0.8, "place.facility", "a hospital, school or firm of a place"
+                yield (
+                    words[first].start,
+                    words[last].stop,
+                    0.8,
+                    "place.facility",
+                    "a hospital, school or firm of a place",
+                )
                 return
-        if not names or (word.case == UPPER and not view.shouted and not any(each.lower in self.lexicon.towns for each in names)):
+        if not names or (
+            word.case == UPPER and not view.shouted and not any(each.lower in self.lexicon.towns for each in names)
+        ):
             return
         end = word.stop
         if after is not None and follows and after.case == TITLE and after.lower in self.lexicon.towns:
             end = after.stop
-        sure = word.lower in _STRONG and not all(self.lexicon.medical(each.lower) and each.lower not in self.lexicon.towns for each in names)
+        sure = word.lower in _STRONG and not all(
+            self.lexicon.medical(each.lower) and each.lower not in self.lexicon.towns for each in names
+        )
         if sure or any(self._name_word(each.lower) for each in names):
-            yield words[first].start, end, 0.82 if sure else 0.62, "place.facility", "a hospital, school or firm by its name"
+            yield (
+                words[first].start,
+                end,
+                0.82 if sure else 0.62,
+                "place.facility",
+                "a hospital, school or firm by its name",
+            )
 
     def _start(self, view: Words, index: int) -> int:
         """Back over the capital words (and "of", "and", "&") that a facility's name consists of."""
@@ -110,9 +174,18 @@ class FacilityFinder:
             if before.case == LOWER:
                 link = before.lower in ("of", "and", "for", "the", "de", "del", "la") and before.joined and first > 1
                 earlier = words[first - 2] if link else before
-                if earlier.case not in (TITLE, UPPER) or self.vocabulary.is_function_word(earlier.lower) or earlier.lower in ("dr", "mr"):
+                if (
+                    earlier.case not in (TITLE, UPPER)
+                    or self.vocabulary.is_function_word(earlier.lower)
+                    or earlier.lower in ("dr", "mr")
+                ):
                     break
-                if before.lower == "of" and earlier.lower not in _ENDS and not view.shouted and earlier.lower not in ("lady", "school"):
+                if (
+                    before.lower == "of"
+                    and earlier.lower not in _ENDS
+                    and not view.shouted
+                    and earlier.lower not in ("lady", "school")
+                ):
                     break  # "Dr. Jacobson of Cardiology"
                 first -= 2
                 continue

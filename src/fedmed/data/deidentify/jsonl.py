@@ -1,18 +1,17 @@
 """De-identify a JSONL file: streaming, by several processes, resumable, the result whole or absent.
 
 Work in progress lies in ``.OUT.partial`` beside the result: what is written so far, how far the input was read, the
-counts, and the key. After a kill the same call goes on from the last chunk that was finished. The folder vanishes with
+counts, and the key. After a kill the same call goes on from the last chunk that was finished. The folder vanishes at
 the end of the run, and a key that was drawn for the run with it.
 
 ``value_sha256`` is an HMAC-SHA-256: a plain hash of a social security number is found again by trying all of them.
-Without ``key`` it is drawn anew for each report and kept nowhere, so that equal values can be told inside one report and
-nothing can be told from outside; with a hospital's own key, values can be told across its reports, by those who have it.
+Without a key of the hospital one is drawn for each report and kept nowhere: equal values can be told inside one report,
+and nothing from outside. With the hospital's own key, whoever has it can tell values across reports.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import multiprocessing
 import os
@@ -31,8 +30,8 @@ from fedmed import __version__
 from fedmed.data.deidentify import lexicon
 from fedmed.data.deidentify.engine import Deidentifier
 from fedmed.data.deidentify.findings import TYPES
-from fedmed.data.deidentify.policy import Policy
-from fedmed.errors import ConfigChangedError, DataError, DataFormatError, DataNotFoundError, EmptyDataError, RunError
+from fedmed.data.deidentify.jsonl_worker import Chunk, Job, Worker, run_chunk, start_worker
+from fedmed.errors import ConfigChangedError, DataError, DataNotFoundError, EmptyDataError, RunError
 from fedmed.utils.console import track
 from fedmed.utils.files import check_writable, clear_write_errors, folder_lock, write_atomic, write_json
 
@@ -40,31 +39,6 @@ CHUNK_LINES = 32
 CHUNK_BYTES = 1 << 19
 _MARKS_EVERY = 8
 """So many chunks are written between two marks of how far the work has come."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What to do with a file."""
-
-    source: Path
-    out: Path
-    report: Path
-    field: str = "text"
-    patient_field: str | None = None  # its value ties a patient's records together, for surrogates
-    policy: Policy = default(default_factory=Policy)
-    workers: int = 1
-
-    def settings(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the one it goes on with; no key is in it."""
-        policy = self.policy
-        stat = self.source.stat()
-        return {
-            "input": [stat.st_size, stat.st_mtime_ns], "field": self.field, "patient_field": self.patient_field,
-            "operator": policy.operator.value, "min_score": policy.min_score, "ner_model": str(policy.ner_model or ""),
-            "keep_zip3": policy.keep_zip3, "keep_year": policy.keep_year, "year": policy.year, "version": __version__,
-            "key": hashlib.sha256(b"fedmed\x1f" + policy.key).hexdigest() if policy.key else "",
-            "sources": lexicon.sources(),
-        }  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -88,17 +62,6 @@ class Progress:
         self.rules.update(done.rules)
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A chunk's output, and what was counted in it."""
-
-    raw: bytes
-    records: int
-    with_findings: int
-    types: dict[str, int]
-    rules: dict[str, int]
-
-
 def deidentify_file(job: Job) -> dict[str, Any]:
     """De-identify a file and write result and report.
 
@@ -114,7 +77,7 @@ def deidentify_file(job: Job) -> dict[str, Any]:
     _check(job)
     partial = job.out.with_name(f".{job.out.name}.partial")
     with folder_lock(partial):
-        os.chmod(partial, 0o700)
+        partial.chmod(0o700)
         job, progress = _begin(job, partial)
         with clear_write_errors(job.out), open(partial / "out.jsonl", "ab") as out:
             _work(job, progress, out, lambda: _mark(partial, progress))
@@ -183,6 +146,7 @@ def _mark(partial: Path, progress: Progress) -> None:
 def _work(job: Job, progress: Progress, out: BinaryIO, mark: Callable[[], None]) -> None:
     """Send chunks out, and write what comes back in the order of the input; at most two chunks a worker wait."""
     total = job.source.stat().st_size
+    chunks = 0
 
     def finish(end: int, lines: int, done: Chunk) -> None:
         nonlocal chunks
@@ -195,12 +159,11 @@ def _work(job: Job, progress: Progress, out: BinaryIO, mark: Callable[[], None])
             mark()
         step(end - before, records=progress.records, findings=sum(progress.types.values()))
 
-    chunks = 0
     with track("de-identifying (bytes)", total) as step:
         step(progress.read, records=progress.records)
         waiting = _chunks(job.source, progress.read, progress.lines)
         if job.workers == 1:
-            run = _Worker(job)
+            run = Worker(job)
             for end, number, lines in waiting:
                 finish(end, number + len(lines), run(number, lines))
         else:
@@ -214,7 +177,7 @@ def _in_processes(
 ) -> None:
     # Fresh processes, not forks: a fork of a process with threads can hang.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(job.workers, mp_context=context, initializer=_start_worker, initargs=(job,))
+    pool = ProcessPoolExecutor(job.workers, mp_context=context, initializer=start_worker, initargs=(job,))
     queue: deque[tuple[int, int, Future[Chunk]]] = deque()
 
     def take() -> None:
@@ -223,7 +186,7 @@ def _in_processes(
 
     try:
         for end, number, lines in waiting:
-            queue.append((end, number + len(lines), pool.submit(_run_chunk, number, lines)))
+            queue.append((end, number + len(lines), pool.submit(run_chunk, number, lines)))
             if len(queue) >= 2 * job.workers:
                 take()
         while queue:
@@ -255,89 +218,6 @@ def _chunks(source: Path, start: int, lines_before: int) -> Iterator[tuple[int, 
         raise DataError(
             f"cannot read {source} ({error.strerror or 'no reason given'})", "check its permissions"
         ) from error
-
-
-class _Worker:
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.engine = Deidentifier(job.policy)
-
-    def __call__(self, number: int, lines: list[bytes]) -> Chunk:
-        """De-identify some lines; ``number`` is that of the line before the first."""
-        made: list[bytes] = []
-        types: Counter[str] = Counter()
-        rules: Counter[str] = Counter()
-        found_in = 0
-        for place, line in enumerate(lines, start=number + 1):
-            if not line.strip():
-                continue
-            values = self._parse(line, place)
-            raw = values.pop(self.job.field)
-            patient = str(values.get(self.job.patient_field, "")) if self.job.patient_field else ""
-            findings = self.engine.find(raw)
-            found_in += bool(findings)
-            types.update(found.type for found in findings)
-            rules.update(found.rule for found in findings)
-            values["text"] = self.engine.apply(raw, findings, patient=patient, record=str(place))
-            values["findings"] = [
-                {
-                    "type": found.type, "start": found.start, "end": found.end,
-                    "value_sha256": self.engine.value_hash(raw[found.start : found.end]),
-                    "rule": found.rule, "score": round(found.score, 3),
-                }
-                for found in findings
-            ]  # fmt: skip
-            made.append(json.dumps(values, ensure_ascii=False).encode() + b"\n")
-        return Chunk(b"".join(made), len(made), found_in, dict(types), dict(rules))
-
-    def _parse(self, line: bytes, place: int) -> dict[str, Any]:
-        where = f"{self.job.source} line {place}"
-        try:
-            values = json.loads(line.decode("utf-8-sig" if place == 1 else "utf-8"))
-        except UnicodeDecodeError:
-            # "from None": the error underneath holds the line.
-            raise DataFormatError(f"{where} is not UTF-8 text", "convert the file to UTF-8") from None
-        except (json.JSONDecodeError, RecursionError):
-            hint = (
-                "correct or remove this line"
-                if line.endswith(b"\n")
-                else "the file looks half-written; copy or export it again"
-            )
-            raise DataFormatError(f"{where} is not JSON", hint) from None
-        name = self.job.field
-        if not isinstance(values, dict):
-            raise DataFormatError(f"{where} is not a record", f'each line must be an object such as {{"{name}": …}}')
-        if name not in values:
-            raise DataFormatError(f"{where} has no field '{name}'", "name the field that holds the text with --field")
-        if not isinstance(values[name], str):
-            kind = type(values[name]).__name__
-            raise DataFormatError(
-                f"{where}: the field '{name}' is {kind}, not text", "name the field that holds the text with --field"
-            )
-        if name != "text" and "text" in values:
-            raise DataFormatError(
-                f"{where} has a field 'text' beside '{name}', which the result would replace", "rename it"
-            )
-        try:
-            json.dumps(values, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise DataFormatError(
-                f"{where} holds half a surrogate pair, which is no character", "correct or remove this line"
-            ) from None
-        return values
-
-
-_worker: _Worker | None = None
-
-
-def _start_worker(job: Job) -> None:
-    global _worker
-    _worker = _Worker(job)
-
-
-def _run_chunk(number: int, lines: list[bytes]) -> Chunk:
-    assert _worker is not None
-    return _worker(number, lines)
 
 
 def _to_disk(out: BinaryIO) -> None:

@@ -1,7 +1,7 @@
 """Which words announce which number: "MRN", "policy no.", "serial number of the pacemaker is".
 
-Read backwards from a value: fillers are passed over, the first label decides, a vague one ("ID", "code") only where no other
-stands behind it.
+Read backwards from a value: fillers are passed over, the first label decides, a vague one ("ID", "code") only where no
+other stands before it.
 """
 
 from __future__ import annotations

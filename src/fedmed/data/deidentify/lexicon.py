@@ -75,11 +75,7 @@ class Lexicon:
 
     def known(self, word: str) -> bool:
         """Whether a word is in the English or clinical vocabulary, also inflected."""
-        if (
-            word in self.english
-            or word in self.clinical
-            or word in _PLAIN
-        ):
+        if word in self.english or word in self.clinical or word in _PLAIN:
             return True
         if "ae" in word or "oe" in word:  # haematology
             american = word.replace("ae", "e").replace("oe", "e")

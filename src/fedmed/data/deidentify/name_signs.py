@@ -11,12 +11,13 @@ from fedmed.data.deidentify.vocabulary import LIKELY, MAYBE, SURE, UNKNOWN, Voca
 from fedmed.data.deidentify.words import INITIAL, LOWER, UPPER, Words
 
 TITLES = words_of("titles")
-SHORT_TITLES = frozenset("dr mr mrs ms mx prof dra mme".split())
+SHORT_TITLES = frozenset(["dr", "mr", "mrs", "ms", "mx", "prof", "dra", "mme"])
 """Titles that belong to the name, and stand before small letters too."""
 LABEL, NEAR = "label", "near"
 
 CREDENTIAL = re.compile(
-    r",?\s*(?:M\.?D\.?|D\.?O\.?|R\.?N\.?|N\.?P\.?|P\.?A\.?(?:-C)?|Ph\.?D\.?|L\.?P\.?N\.?|D\.?D\.?S\.?|LCSW|MSW|PharmD|DPT|FACP|FACS|"
+    r",?\s*(?:M\.?D\.?|D\.?O\.?|R\.?N\.?|N\.?P\.?|P\.?A\.?(?:-C)?|Ph\.?D\.?|L\.?P\.?N\.?|D\.?D\.?S\.?|LCSW|MSW"
+    r"|PharmD|DPT|FACP|FACS|"
     r"FACC|FRC[PS]|MRC[PS]|MBBS|MBChB|CRNA|APRN|BSN|MSN|DNP|OTR|CCC-SLP|RD|PT|OT|RRT|CNM|Jr\.?|Sr\.?|Esq\.?)(?![\w])"
 )
 _PERSON_WORDS = words_of("person_words")
@@ -24,12 +25,52 @@ _LABELS = words_of("name_labels")
 _CLOSINGS = words_of("closings")
 _PERSON_VERBS = words_of("person_verbs")
 _PERSON_AFTER = re.compile(
-    r"\s+(?:an?\s+\d|\d{1,3}[\s-]y|now\s+\d|seen|told|asked|admitted|born|discharged|referred|married|divorced|retired|accompanied|brought|given|able|unable|happy|[\"“]|"
-    r"advised|counsel|diagnosed|started|a\s+(?:pleasant|man|woman|boy|girl|retired|former)|been|never|always|not\s+(?:been|had|taken|able)|pharmacy|the\s+(?:pharmacy|lab|clinic|ward)|my|her|his|our)"
+    r"\s+(?:an?\s+\d|\d{1,3}[\s-]y|now\s+\d|seen|told|asked|admitted|born|discharged|referred|married|divorced"
+    r"|retired|accompanied|brought|given|able|unable|happy|[\"“]|"
+    r"advised|counsel|diagnosed|started|a\s+(?:pleasant|man|woman|boy|girl|retired|former)|been|never|always"
+    r"|not\s+(?:been|had|taken|able)|pharmacy|the\s+(?:pharmacy|lab|clinic|ward)|my|her|his|our)"
 )
-_WEAK_BEFORE = frozenset("for by with like from and or to per of regarding about as saw met both asked told".split())
-_BETWEEN = frozenset("is was named called by to with for as like".split())
-_DONE_BY = frozenset("name signed dictated authored reviewed transcribed verified attested reported prepared entered seen written read".split())
+_WEAK_BEFORE = frozenset(
+    [
+        "for",
+        "by",
+        "with",
+        "like",
+        "from",
+        "and",
+        "or",
+        "to",
+        "per",
+        "of",
+        "regarding",
+        "about",
+        "as",
+        "saw",
+        "met",
+        "both",
+        "asked",
+        "told",
+    ]
+)
+_BETWEEN = frozenset(["is", "was", "named", "called", "by", "to", "with", "for", "as", "like"])
+_DONE_BY = frozenset(
+    [
+        "name",
+        "signed",
+        "dictated",
+        "authored",
+        "reviewed",
+        "transcribed",
+        "verified",
+        "attested",
+        "reported",
+        "prepared",
+        "entered",
+        "seen",
+        "written",
+        "read",
+    ]
+)
 _LINKS = re.compile(
     r"[\s,:;.(\"'“–—\-/]*(?:is|was|are|as|of|by|named|called|name|to|for|with|from)?[\s,:;(\"'“–—\-]*", re.IGNORECASE
 )
@@ -37,15 +78,19 @@ _LABEL_GAP = re.compile(r'\s*(?:\([a-z ]*\))?"?\s*[:=]\s*\[?"?|\s*\(')
 ABBREVIATIONS = words_of("abbreviations")
 _DOTTED = re.compile(r"(?<![\w.])(?:[A-Z]\.\s?){2,3}(?![A-Za-z\d])")
 _DOTTED_BEFORE = re.compile(
-    r"(?i)\b(?:patient|pt\.?|initials|named|for|client|subject|mr\.?|mrs\.?|ms\.?|by|with|case of|of|ref|re|about|cc|signed|dr\.?)\s*[:,(]?\s*$|\(\s*$"
+    r"(?i)\b(?:patient|pt\.?|initials|named|for|client|subject|mr\.?|mrs\.?|ms\.?|by|with|case of|of|ref|re"
+    r"|about|cc|signed|dr\.?)\s*[:,(]?\s*$|\(\s*$"
 )
-_CAPITALS = re.compile(
-    r"(?<![\w.])[A-Z]{2,3}(?=\s?[,(]\s?(?:a\s)?\d{1,3}[\s-]*(?:y|year|M\b|F\b))|(?<=\b[Pp]t )[A-Z]{2,3}(?=[,;.]?\s)"
-    r"|(?<=\b[Pp]atient )[A-Z]{2,3}(?= [a-z])|(?:(?<=[Aa]pproved )|(?<=[Ss]igned )|(?<=[Ii]nitialed ))[A-Z]{2,3}(?=[.,;\s])"
-    r"|(?<=[a-z]: )[A-Z]{2,3}(?=[.;,]\s)|(?<=[Ii]nitials )[A-Z]{2,3}\b|(?<=[Ii]nitials: )[A-Z]{2,3}\b"
+_CAPITALS = re.compile(r"(?<![\w.])[A-Z]{2,3}(?![\w’'])")
+_CAPITALS_BEFORE = re.compile(
+    r"(?:\b[Pp]t |\b[Pp]atient |[Aa]pproved |[Ss]igned |[Ii]nitialed |[Ii]nitials:? |[a-z]: )$"
 )
+_CAPITALS_AFTER = re.compile(r"[,;.]?\s|[,;.]?$")
+_AGE_AFTER = re.compile(r"\s?[,(]\s?(?:a\s)?\d{1,3}[\s-]*(?:y|year|M\b|F\b)")
 _LAST_CAPITALS = re.compile(r"(?:[.!?\n]\s*|[-–—/]{1,2}\s?)([A-Z]{2,3})\s*$")
-_NAME_LINE = re.compile(r"(?:^|\n|[.!?)]\s+|[-–—]{1,2}\s*)((?:[^\W\d_][\w'’.\-]*[ \t]*){1,4})(?:,[^.\n,]{1,14}){0,2}\s*$")
+_NAME_LINE = re.compile(
+    r"(?:^|\n|[.!?)]\s+|[-–—]{1,2}\s*)((?:[^\W\d_][\w'’.\-]*[ \t]*){1,4})(?:,[^.\n,]{1,14}){0,2}\s*$"
+)
 
 
 def trigger(view: Words, index: int) -> str | None:
@@ -65,7 +110,12 @@ def trigger(view: Words, index: int) -> str | None:
         return NEAR
     if before.lower in _DONE_BY and _LABEL_GAP.fullmatch(word.gap):
         return LABEL
-    if two is not None and before.lower in _BETWEEN and word.joined and (two.lower in _PERSON_WORDS or before.lower in ("named", "called")):
+    if (
+        two is not None
+        and before.lower in _BETWEEN
+        and word.joined
+        and (two.lower in _PERSON_WORDS or before.lower in ("named", "called"))
+    ):
         return NEAR
     return None
 
@@ -87,6 +137,16 @@ def weak_before(view: Words, index: int) -> bool:
     return index > 0 and view.words[index - 1].lower in _WEAK_BEFORE and view.words[index].joined
 
 
+def _stands_for_somebody(text: str, start: int, end: int) -> bool:
+    """Whether two or three capitals are somebody's: "Pt CVH,", "AB, 54 y"."""
+    if _AGE_AFTER.match(text, end):
+        return True
+    before = _CAPITALS_BEFORE.search(text, max(0, start - 12), start)
+    if before is None or not _CAPITALS_AFTER.match(text, end):
+        return False
+    return not before.group().endswith(": ") or text[end : end + 1] in (".", ";", ",")
+
+
 def opens_line(view: Words, first: int, last: int) -> bool:
     """Whether a name begins a line and a comma or a colon follows: "Iain, bed 4 …", "Noor: hi"."""
     begins = first == 0 or "\n" in view.words[first].gap
@@ -105,7 +165,7 @@ def signature_start(view: Words, vocabulary: Vocabulary) -> tuple[int, int] | No
     words = [view.words[at] for at in inside]
     full = [word for word in words if word.case != INITIAL and len(word.lower) > 1]
     kinds = [vocabulary.kind(word.lower) for word in full]
-    if not kinds or words[0].case == UPPER and not view.shouted:
+    if not kinds or (words[0].case == UPPER and not view.shouted):
         return None
     given = full[0].lower in vocabulary.lexicon.given
     small = any(word.case == LOWER for word in words)
@@ -127,7 +187,7 @@ def initials(view: Words) -> Iterator[Finding]:
             score = 0.6 if _DOTTED_BEFORE.search(before) else 0.45
             yield Finding(*match.span(), "NAME", score, "name.initials", why)
     for match in _CAPITALS.finditer(view.text):
-        if match.group().lower() not in ABBREVIATIONS:
+        if match.group().lower() not in ABBREVIATIONS and _stands_for_somebody(view.text, *match.span()):
             yield Finding(*match.span(), "NAME", 0.55, "name.initials", why)
     last = _LAST_CAPITALS.search(view.text, max(0, len(view.text) - 12))
     if last is not None and last.group(1).lower() not in ABBREVIATIONS and not view.shouted:

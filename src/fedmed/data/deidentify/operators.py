@@ -1,4 +1,4 @@
-"""Put something else where an identifier stood. Each way is a Presidio operator, so that a hospital can use it there too."""
+"""Put something else where an identifier stood; each way is a Presidio operator too, for those who use that already."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ HASH_DIGITS = 16
 
 
 def value_hash(key: bytes, value: str) -> str:
-    """HMAC-SHA-256 of a value without case and outer spaces: equal values meet, nobody without the key can guess them."""
+    """HMAC-SHA-256 of a value without case and outer spaces: equal ones meet, and only the key lets one guess."""
     return hmac.digest(key, " ".join(value.split()).lower().encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
@@ -85,7 +85,7 @@ def presidio_operators() -> dict[Operator, Any]:
     presidio = require("presidio_anonymizer.operators", EXTRA)
 
     def made(way: Operator) -> Any:
-        class OneWay(presidio.Operator):  # type: ignore[misc]
+        class OneWay(presidio.Operator):  # type: ignore[misc,name-defined]
             def operate(self, text: str, params: dict[str, Any] | None = None) -> str:
                 given = params or {}
                 policy = Policy(operator=way, key=given["key"])

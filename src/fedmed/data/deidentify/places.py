@@ -19,19 +19,46 @@ _HEADS = words_of("clinical_heads")
 _NOT_PLACES = words_of("not_places")
 _GENERIC = words_of("facility_generic")
 _TITLES = words_of("titles")
-_COUNTY_WORDS = frozenset("county parish township borough province prefecture district village".split())
-_OF_PLACE = frozenset("city town village county township borough suburb neighborhood district state".split())
-_IN = frozenset("in near outside around visiting downtown suburban greater between".split())
-_AT = frozenset("at from to through via of lives the".split())
-_LEADS = frozenset("at from near to via outside".split())
-_FORMED = frozenset("north south east west new port lake mount fort saint san santa los las el upper lower".split())
+_COUNTY_WORDS = frozenset(["county", "parish", "township", "borough", "province", "prefecture", "district", "village"])
+_OF_PLACE = frozenset(
+    ["city", "town", "village", "county", "township", "borough", "suburb", "neighborhood", "district", "state"]
+)
+_IN = frozenset(["in", "near", "outside", "around", "visiting", "downtown", "suburban", "greater", "between"])
+_AT = frozenset(["at", "from", "to", "through", "via", "of", "lives", "the"])
+_LEADS = frozenset(["at", "from", "near", "to", "via", "outside"])
+_FORMED = frozenset(
+    [
+        "north",
+        "south",
+        "east",
+        "west",
+        "new",
+        "port",
+        "lake",
+        "mount",
+        "fort",
+        "saint",
+        "san",
+        "santa",
+        "los",
+        "las",
+        "el",
+        "upper",
+        "lower",
+    ]
+)
 _TOWN_TAIL = re.compile(r"(?: |, | in | of | at )([A-ZÀ-Þ][\w'’.-]+(?: [A-ZÀ-Þ][\w'’.-]+){0,2})")
 _VISIT = re.compile(
-    r"(?i)\b(?:seen|admitted|treated|evaluated|hospitali[sz]ed|refer(?:red|ral)|transferred|visit(?:ed|s)?|appointment|discharged|presented|presenting|"
-    r"follow(?:ed|ing)?|live[sd]?|living|reside[sd]?|resident|residing|born|moved|grew|works?|worked|diagnosed|managed|surgery|procedure|cared|care|"
-    r"consult(?:ed|ation)?|clinic|check(?:ed)?|checkup|check-up|office|scheduled|admission|examined|tested|underwent|performed|started|received|located|"
-    r"based|records?|hails?|travel(?:l?ed|s)?|returned|staying|went|arrived|native|home|hospital|address|city|town|practice|employed|attends?|studies|"
-    r"school|facility|prescribed|enrolled|monitored|assessed|stay|rushed|taken|last|done|conducted|patient|male|female|man|woman)\b"
+    r"(?i)\b(?:seen|admitted|treated|evaluated|hospitali[sz]ed|refer(?:red|ral)|transferred|visit(?:ed|s)?"
+    r"|appointment|discharged|presented|presenting|"
+    r"follow(?:ed|ing)?|live[sd]?|living|reside[sd]?|resident|residing|born|moved|grew|works?|worked|diagnosed"
+    r"|managed|surgery|procedure|cared|care|"
+    r"consult(?:ed|ation)?|clinic|check(?:ed)?|checkup|check-up|office|scheduled|admission|examined|tested"
+    r"|underwent|performed|started|received|located|"
+    r"based|records?|hails?|travel(?:l?ed|s)?|returned|staying|went|arrived|native|home|hospital|address|city"
+    r"|town|practice|employed|attends?|studies|"
+    r"school|facility|prescribed|enrolled|monitored|assessed|stay|rushed|taken|last|done|conducted|patient|male"
+    r"|female|man|woman)\b"
 )  # fmt: skip
 
 
@@ -47,7 +74,7 @@ class PlaceFinder:
     def find(self, view: Words) -> Iterator[Finding]:
         """Places in one text, with the state and the postal code that follow them."""
         text = view.text
-        spans = (*self.addresses.spans(text), *self.facilities.spans(view), *self._towns(view), *self._at(view))
+        spans = (*self.addresses.spans(view), *self.facilities.spans(view), *self._towns(view), *self._at(view))
         for start, end, score, rule, why in spans:
             if tail := TAIL.match(text, end):
                 end = tail.end()
@@ -57,7 +84,7 @@ class PlaceFinder:
             yield Finding(start, end, "LOCATION", score, rule, why)
             if code is not None:
                 yield Finding(*code, "ZIP", max(score, 0.9), "zip.after_place", "a postal code after its place")
-        yield from self.addresses.zips(text)
+        yield from self.addresses.zips(view)
 
     def _in_town(self, text: str, end: int) -> int:
         """A hospital's town belongs to its name: "Children's Hospital Boston", "Memorial Hospital in Atlanta"."""
@@ -67,7 +94,11 @@ class PlaceFinder:
         words = match.group(1).split(" ")
         for count in range(len(words), 0, -1):
             town = " ".join(words[:count])
-            if town.lower() in self.lexicon.towns and not self.vocabulary.is_form_word(town.lower()) and town.lower() not in self.lexicon.sure_given:
+            if (
+                town.lower() in self.lexicon.towns
+                and not self.vocabulary.is_form_word(town.lower())
+                and town.lower() not in self.lexicon.sure_given
+            ):
                 return match.start(1) + len(town)
         return end
 
@@ -76,11 +107,17 @@ class PlaceFinder:
         index = 0
         while index < len(words):
             word = words[index]
-            if word.case not in (TITLE, UPPER) and not view.small or (word.case == UPPER and len(word.lower) < 4 and word.lower != "nyc"):
+            if (word.case not in (TITLE, UPPER) and not view.small) or (
+                word.case == UPPER and len(word.lower) < 4 and word.lower != "nyc"
+            ):
                 index += 1
                 continue
             after = words[index + 1] if index + 1 < len(words) else None
-            length = 0 if after is not None and after.joined and after.lower in _COUNTY_WORDS and after.case == TITLE else self._longest_town(view, index)
+            length = (
+                0
+                if after is not None and after.joined and after.lower in _COUNTY_WORDS and after.case == TITLE
+                else self._longest_town(view, index)
+            )
             score = self._town_score(view, index, index + length - 1) if length else 0.0
             if score:
                 yield word.start, words[index + length - 1].end, score, "place.town", "a town by its name"
@@ -93,28 +130,59 @@ class PlaceFinder:
         """Places that no gazetteer has: by "County" behind them, "city of" or a preposition before, by their form."""
         words, lexicon = view.words, self.lexicon
         word = words[index]
-        if word.case != TITLE or self.vocabulary.is_function_word(word.lower) and word.lower not in _FORMED:
+        if word.case != TITLE or (self.vocabulary.is_function_word(word.lower) and word.lower not in _FORMED):
             return
         after = words[index + 1] if index + 1 < len(words) else None
         if after is not None and after.joined and after.lower in _COUNTY_WORDS and after.case == TITLE:
             start = index
-            if index and word.joined and words[index - 1].case == TITLE and not self.vocabulary.is_function_word(words[index - 1].lower):
+            if (
+                index
+                and word.joined
+                and words[index - 1].case == TITLE
+                and not self.vocabulary.is_function_word(words[index - 1].lower)
+            ):
                 start -= 1
             yield words[start].start, after.end, 0.8, "place.county", "a county or township"
         elif index > 1 and words[index - 1].lower == "of" and words[index - 2].lower in _OF_PLACE:
             if not lexicon.medical(word.lower) and word.lower not in lexicon.regions:
                 yield word.start, word.end, 0.7, "place.city_of", "a place after 'city of'"
-        elif word.stop == word.end and not self._after_name(view, index) and self.addresses.state_follows(view.text, word.end, word.lower):
-            start = word
+        elif (
+            word.stop == word.end
+            and not self._after_name(view, index)
+            and self.addresses.state_follows(view.text, word.end, word.lower)
+        ):
+            begin = word
             if index and word.joined and words[index - 1].lower in _FORMED and words[index - 1].case == TITLE:
-                start = words[index - 1]
-            yield start.start, word.end, 0.76, "place.state_follows", "a capital word with a state behind it"
-        elif word.lower in _FORMED and after is not None and after.joined and after.case == TITLE and word.case == TITLE:
-            known = lexicon.medical(after.lower) or after.lower in lexicon.regions or self.vocabulary.is_form_word(after.lower)
-            if not known and (self._in_place(view, index) or self.vocabulary.town_like(after.lower) or view.text[after.end : after.end + 1] in ",."):
-                yield word.start, after.end, 0.77, "place.form", "a direction or 'port', 'lake', 'new' and a capital word"
+                begin = words[index - 1]
+            yield begin.start, word.end, 0.76, "place.state_follows", "a capital word with a state behind it"
+        elif (
+            word.lower in _FORMED and after is not None and after.joined and after.case == TITLE and word.case == TITLE
+        ):
+            known = (
+                lexicon.medical(after.lower)
+                or after.lower in lexicon.regions
+                or self.vocabulary.is_form_word(after.lower)
+            )
+            if not known and (
+                self._in_place(view, index)
+                or self.vocabulary.town_like(after.lower)
+                or view.text[after.end : after.end + 1] in ",."
+            ):
+                yield (
+                    word.start,
+                    after.end,
+                    0.77,
+                    "place.form",
+                    "a direction or 'port', 'lake', 'new' and a capital word",
+                )
         elif self.vocabulary.town_like(word.lower):
-            yield word.start, word.end, 0.78 if self._in_place(view, index) else 0.5, "place.form", "built as the name of a town"
+            yield (
+                word.start,
+                word.end,
+                0.78 if self._in_place(view, index) else 0.5,
+                "place.form",
+                "built as the name of a town",
+            )
 
     def _after_name(self, view: Words, index: int) -> bool:
         """Whether a word ends a person's name: "Lorraine V. Berger, MD"."""
@@ -146,7 +214,9 @@ class PlaceFinder:
         word = words[first].lower
         name = " ".join(each.lower for each in words[first : last + 1])
         big = name in lexicon.big_towns
-        if words[last].stop == words[last].end and self.addresses.state_follows(view.text, words[last].end, words[last].lower):
+        if words[last].stop == words[last].end and self.addresses.state_follows(
+            view.text, words[last].end, words[last].lower
+        ):
             return 0.0 if self._after_name(view, first) else 0.85
         placed = self._in_place(view, first)
         if view.small and words[first].case == LOWER:
@@ -194,23 +264,48 @@ class PlaceFinder:
                 continue
             article = before.lower in ("the", "our") and before.case == LOWER and index > 1 and before.joined
             lead = words[index - 2] if article else before
-            if lead.lower not in _LEADS or self.vocabulary.is_function_word(word.lower) or word.lower in _NOT_PLACES or word.lower in _TITLES:
+            if (
+                lead.lower not in _LEADS
+                or self.vocabulary.is_function_word(word.lower)
+                or word.lower in _NOT_PLACES
+                or word.lower in _TITLES
+            ):
                 continue
-            if (lead.lower != "at" or word.case == UPPER) and _VISIT.search(view.text, max(0, lead.start - 80), lead.start) is None:
+            if (lead.lower != "at" or word.case == UPPER) and _VISIT.search(
+                view.text, max(0, lead.start - 80), lead.start
+            ) is None:
                 continue
             last = index
             while last + 1 < len(words) and self._runs_on(view, last + 1):
                 last += 1
             run = words[index : last + 1]
-            plain = all(each.lower in _GENERIC or self.lexicon.medical(each.lower) or each.case == UPPER for each in run)
-            if plain and not (word.case == UPPER and lead.lower == "at" and 2 < len(word.lower) < 6 and not self.lexicon.known(word.lower) and not view.shouted):
+            plain = all(
+                each.lower in _GENERIC or self.lexicon.medical(each.lower) or each.case == UPPER for each in run
+            )
+            if plain and not (
+                word.case == UPPER
+                and lead.lower == "at"
+                and 2 < len(word.lower) < 6
+                and not self.lexicon.known(word.lower)
+                and not view.shouted
+            ):
                 continue
             if run[0].lower in self.lexicon.regions or (run[0].lower in self.lexicon.sure_given and lead.lower != "at"):
                 continue
             if plain and run[0].lower in words_of("abbreviations"):
                 continue
-            yield word.start, words[last].stop, 0.58 if lead.lower == "at" else 0.48, "place.context", "a capital name where a place is said to follow"
+            yield (
+                word.start,
+                words[last].stop,
+                0.58 if lead.lower == "at" else 0.48,
+                "place.context",
+                "a capital name where a place is said to follow",
+            )
 
     def _runs_on(self, view: Words, index: int) -> bool:
         word = view.words[index]
-        return word.case in (TITLE, UPPER) and (word.joined or word.gap in ("-", " & ")) and not self.vocabulary.is_function_word(word.lower)
+        return (
+            word.case in (TITLE, UPPER)
+            and (word.joined or word.gap in ("-", " & "))
+            and not self.vocabulary.is_function_word(word.lower)
+        )

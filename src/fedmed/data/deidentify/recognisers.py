@@ -1,4 +1,4 @@
-"""Our finders as Presidio recognisers, a language engine without a model file, and the hospital's own model if there is one.
+"""Our finders as Presidio recognisers, a language engine without a model file, and a hospital's own model if any.
 
 Presidio (MIT) brings the frame: recognisers, their explanations, its operators. It gets no model and no network: the
 engine here only cuts a text into words, once for all recognisers.
@@ -53,8 +53,8 @@ def build_analyzer(year: int | None, model: Path | None) -> AnalyzerEngine:
     engine_class, recogniser_class, enhancer_class = _classes()
     identifier_types = [kind for kind in TYPES if kind not in ("NAME", "LOCATION", "ZIP", "DATE", "AGE_OVER_89")]
     finders: list[tuple[str, list[str], Callable[[Words], Iterator[Finding]]]] = [
-        ("FedMedIdentifiers", identifier_types, lambda view: identifiers.find(view.text)),
-        ("FedMedDates", ["DATE", "AGE_OVER_89"], lambda view: dates.find(view.text, year)),
+        ("FedMedIdentifiers", identifier_types, identifiers.find),
+        ("FedMedDates", ["DATE", "AGE_OVER_89"], lambda view: dates.find(view, year)),
         ("FedMedPlaces", ["LOCATION", "ZIP"], places.find),
         ("FedMedNames", ["NAME"], names.find),
     ]
@@ -119,9 +119,9 @@ def _model_finder(folder: Path) -> Callable[[Words], Iterator[Finding]]:
 @functools.cache
 def _classes() -> tuple[Any, Any, Any]:
     """Subclasses of Presidio's, made late: importing Presidio takes seconds that a command without it need not pay."""
-    presidio = require("presidio_analyzer", lexicon.EXTRA)
-    nlp = require("presidio_analyzer.nlp_engine", lexicon.EXTRA)
-    enhancers = require("presidio_analyzer.context_aware_enhancers", lexicon.EXTRA)
+    presidio: Any = require("presidio_analyzer", lexicon.EXTRA)
+    nlp: Any = require("presidio_analyzer.nlp_engine", lexicon.EXTRA)
+    enhancers: Any = require("presidio_analyzer.context_aware_enhancers", lexicon.EXTRA)
 
     class WordArtifacts(nlp.NlpArtifacts):  # type: ignore[misc]
         """The words of a text where spaCy's document would be."""

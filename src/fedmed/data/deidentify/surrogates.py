@@ -1,7 +1,7 @@
 """Stand-ins that keep a record readable: the same person stays one person, dates keep their distances.
 
-All are drawn from a key: a record's own for names and numbers, the patient's for the date offset, so that two notes of one
-patient stay in order. Whoever has the key can make the same ones; without it nothing leads back.
+All are drawn from a key: a record's own for names and numbers, the patient's for the date offset, so that two notes of
+one patient stay in order. Whoever has the key can make the same ones; without it nothing leads back.
 """
 
 from __future__ import annotations
@@ -15,23 +15,10 @@ from collections.abc import Sequence
 from fedmed.data.deidentify import lexicon
 from fedmed.data.deidentify.findings import Finding
 
-_MONTHS = (
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-)
 _MAX_SHIFT = 365
 _FORMATS = (
-    "%Y-%m-%d", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y", "%m-%d-%Y", "%d-%m-%Y", "%m-%d-%y", "%d.%m.%Y", "%d.%m.%y", "%Y/%m/%d", "%Y%m%d",
+    "%Y-%m-%d", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y",
+    "%m-%d-%Y", "%d-%m-%Y", "%m-%d-%y", "%d.%m.%Y", "%d.%m.%y", "%Y/%m/%d", "%Y%m%d",
     "%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%B %d %Y", "%b %d %Y", "%d-%b-%Y", "%d%b%Y",
 )  # fmt: skip
 _TITLE = re.compile(r"(?i)^(?:dr|mr|mrs|ms|mx|miss|prof|professor|doctor|dra)\b\.?\s*")

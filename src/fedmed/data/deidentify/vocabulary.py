@@ -1,4 +1,4 @@
-"""What a capital word may be: a name for sure, likely a name, a name and a word, a word nobody knows, or a plain word."""
+"""What a capital word may be: surely a name, likely one, a name and a word, a word nobody knows, or a plain word."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ _FUNCTION = words_of("function_words")
 _FORMS = _FUNCTION | words_of("headings") | words_of("name_suffixes") | words_of("demonyms")
 _PEOPLE = words_of("person_words") | words_of("titles")
 _NEVER = words_of("brands") | words_of("drugs") | words_of("shorthand")
-_OPEN_NAMES = frozenset({"may", "will", "june", "april", "see", "august", "art", "do", "an", "so", "in"})
+_OPEN_NAMES = frozenset({"may", "will", "june", "jan", "april", "see", "august", "art", "do", "an", "so", "in"})
 _ENDINGS = tuple(sorted(words_of("drug_endings")))
 _TOWN_ENDINGS = ("ville", "burgh", "burg", "mouth", "chester", "shire", "stad", "borough", "town", "bury", "haven")
 _ARTICLES = ("al-", "el-", "abd-", "abu-", "ben-", "bin-", "ibn-", "o'", "o’", "d'", "d’")
 _CACHE = 50_000
 _RESULT = re.compile(
-    r"['’]?s?\s*(?:score\s*|scale\s*|grade\s*|stage\s*|type\s*|class\s*|index\s*|risk\s*|=\s*|:\s*|was\s+|is\s+|of\s+)?"
-    r"(?:[<>≤≥~]?\s*\d|[IVX]{1,4}[abAB]?(?![\w.])|\+|(?:neg|pos|negative|positive|normal|none|absent|present|pending|n/?a|equivocal|intact|"
+    r"['’]?s?\s*(?:score\s*|scale\s*|grade\s*|stage\s*|type\s*|class\s*|index\s*|risk\s*|=\s*|:\s*|was\s+|is\s+"
+    r"|of\s+)?"
+    r"(?:[<>≤≥~]?\s*\d|[IVX]{1,4}[abAB]?(?![\w.])|\+|(?:neg|pos|negative|positive|normal|none|absent|present"
+    r"|pending|n/?a|equivocal|intact|"
     r"clear|patent|low|high|grade|stage|done|unremarkable|not)\b)"
 )
 _CREDENTIAL_COMMA = re.compile(r",\s*[A-Z]")
@@ -69,7 +71,9 @@ class Vocabulary:
                 return WORD  # don't
             if parts and all(part in lexicon.eponyms for part in parts):
                 return MAYBE
-            if any(part in lexicon.sure_given for part in parts) and all(part in lexicon.given or part in lexicon.surnames for part in parts):
+            if any(part in lexicon.sure_given for part in parts) and all(
+                part in lexicon.given or part in lexicon.surnames for part in parts
+            ):
                 return SURE
             if any(lexicon.medical(part) and part not in lexicon.surnames for part in parts):
                 return WORD
@@ -113,7 +117,9 @@ class Vocabulary:
                 break
         if index > 1 and words[index - 1].lower == "of" and word.joined and words[index - 2].lower in _HEADS:
             return True  # the pouch of Douglas
-        known = word.lower in self.lexicon.eponyms or ("-" in word.lower and all(part in self.lexicon.eponyms for part in word.lower.split("-")))
+        known = word.lower in self.lexicon.eponyms or (
+            "-" in word.lower and all(part in self.lexicon.eponyms for part in word.lower.split("-"))
+        )
         if known and not self.next_is_name(view, index):
             return kind != SURE or word.stop != word.end or _RESULT.match(view.text, word.end) is not None
         if kind in (UNKNOWN, LIKELY) and not self.next_is_name(view, index):

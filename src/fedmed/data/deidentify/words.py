@@ -10,7 +10,8 @@ TITLE, UPPER, INITIAL, LOWER = "T", "U", "I", "l"
 _WORD = re.compile(r"(?<!\w)[^\W\d_]+(?:['’\-‐‑][^\W\d_]+)*(?!\w)")
 _SENTENCE_END = re.compile(r"[.!?\n:;•|\[\]]|[-*–—]\s*$|[\"“(]\s*$")
 _MIXED_NAME = re.compile(
-    r"(?:(?:Mc|Mac|O['’]|D['’]|L['’]|N['’]|De|Del|Di|Da|Du|La|Le|Lo|Van|Von|St|Fitz|Al|El|Ben|Ver|Ten|Ter|Vander)?[A-ZÀ-Þ])[a-zà-ÿ]+"
+    r"(?:(?:Mc|Mac|O['’]|D['’]|L['’]|N['’]|De|Del|Di|Da|Du|La|Le|Lo|Van|Von|St|Fitz|Al|El|Ben|Ver|Ten|Ter"
+    r"|Vander)?[A-ZÀ-Þ])[a-zà-ÿ]+"
     r"(?:[-‐‑'’](?:Mc|Mac|O['’]|D['’])?[A-ZÀ-Þ]?[a-zà-ÿ]*)*$"
 )
 """McCoy, O'Brien, DeAngelo, Anne-Marie."""
@@ -37,10 +38,11 @@ class Word:
 class Words:
     """The words of one text, with what several recognisers want to know of them."""
 
-    __slots__ = ("shouted", "small", "text", "words")
+    __slots__ = ("folded", "shouted", "small", "text", "words")
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self.folded = text.lower()
         self.words: list[Word] = []
         add = self.words.append
         last = shouted = titled = 0

@@ -1,4 +1,4 @@
-"""Word lists that were written for the engine by hand, from general knowledge: one file a list, ``#`` begins a comment."""
+"""Word lists, written for the engine by hand from general knowledge: one file a list, ``#`` begins a comment."""
 
 from __future__ import annotations
 
