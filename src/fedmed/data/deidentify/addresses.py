@@ -10,7 +10,7 @@ from fedmed.data.deidentify.vocabulary import LIKELY, SURE, UNKNOWN, WORD, Vocab
 from fedmed.data.deidentify.words import Words
 
 _STREETS = (
-    r"(?:Street|St|Avenue|Ave|Av|Road|Rd|Boulevard|Blvd|Drive|Dr|Lane|Ln|Court|Ct|Circle|Cir|Place|Pl|Terrace"
+    r"(?:Street|St|Avenue|Ave|Av|Road|Rd|Boulevard|Blvd|Drive|Dr(?!\.?\s+[A-Z])|Lane|Ln|Court|Ct|Circle|Cir|Place|Pl|Terrace"
     r"|Ter|Parkway|Pkwy|Highway|Hwy|"
     r"Way|Trail|Trl|Square|Sq|Loop|Alley|Aly|Crescent|Cres|Close|Row|Mews|Turnpike|Expressway|Plaza|Route|Rte"
     r"|Path|Pike|Grove|Gardens|Walk|"
@@ -22,12 +22,13 @@ _UNIT = (
 )
 _NUMBER = r"(?<![\w.,/$:#-])\d{1,6}[A-Za-z]?(?:-\d{1,5})?,?"
 _CAPITAL = r"[A-ZÀ-Þ][\w'’.\-]*"
+_UNDOTTED = r"[A-ZÀ-Þ](?:[\w'’\-]+|\w{0,2}\.)"
 _STREET = re.compile(
     rf"{_NUMBER} +(?:[NSEW]{{1,2}}\.? +)?(?:(?:{_CAPITAL}|\d{{1,3}}(?:st|nd|rd|th)|de|la|del|los|las|of|the|van"
     rf"|von|der) +){{1,4}}"
     rf"{_STREETS}\b\.?(?:\s+[NSEW]{{1,2}}\b\.?)?(?:,?\s+{_UNIT}(?!\w))?"
 )  # fmt: skip
-_PLAIN_CAPITAL = rf"(?!(?:Apt|Apartment|Suite|Ste|Unit|Floor|Room|Flat|Studio)\b){_CAPITAL}"
+_PLAIN_CAPITAL = rf"(?!(?:Apt|Apartment|Suite|Ste|Unit|Floor|Room|Flat|Studio)\b){_UNDOTTED}"
 _ANY_STREET = re.compile(
     rf"{_NUMBER} +(?:[NSEW]\.? +)?({_PLAIN_CAPITAL}(?: {_PLAIN_CAPITAL}){{1,3}})(,?\s+{_UNIT}(?!\w))?"
 )
@@ -119,6 +120,7 @@ _STREET_NEAR = re.compile(
     r"\d [^.\n]{1,40}\b(?:street|avenue|ave|road|rd|boulevard|blvd|lane|ln|parkway|highway|terrace|crescent"
     r"|drive|court|circle|place|square|way|st|row|trail|loop|grove|plaza)\b"
 )
+_IN_TOWNS = frozenset("new north south east west old".split())
 Span = tuple[int, int, float, str, str]
 
 
@@ -170,7 +172,7 @@ class AddressFinder:
 
     def _is_street(self, text: str, match: re.Match[str]) -> bool:
         words = [word.strip(".'’-").lower() for word in match.group(1).split()]
-        if any(self.vocabulary.is_form_word(word) or self.lexicon.drug(word) for word in words):
+        if any((self.vocabulary.is_form_word(word) and word not in _IN_TOWNS) or self.lexicon.drug(word) for word in words):
             return False
         if match.group(2) or _STRONG_AFTER.match(text, match.end()):
             return True

@@ -37,7 +37,7 @@ _SPELLED = (
 )
 
 _WRITTEN = re.compile(
-    rf"\b(?:(?:{_WEEKDAY}|{_SHORT_WEEKDAY}),?\s+)?(?:"
+    rf"\b(?:(?i:{_WEEKDAY}|{_SHORT_WEEKDAY}),?\s+)?(?:"
     rf"{_MONTH_ANY}\.?[\s\-]*(?i:the\s+)?{_DAY}{_ORDINAL}?\b(?:\s*(?:-|–|to|through|and"
     rf"|&)\s*(?:{_MONTH_ANY}\.?\s*)?{_DAY}{_ORDINAL}?\b)?(?:[\s,\-]*(?i:of\s+)?{_YEAR}\b)?"
     rf"|{_MONTH_ANY}\.?\s+(?i:the\s+)?(?i:{_SPELLED})\b(?:[\s,]*{_YEAR}\b)?"
@@ -75,7 +75,7 @@ _MEASURE_BEFORE = re.compile(
 _SPAN_BEFORE = re.compile(
     r"(?i)\b(?:last|past|next|for|in|every|x|after|of)\s+(?:the\s+)?(?:last\s+|past\s+|next\s+)?$"
 )
-_WEEKDAY_SHORT = re.compile(rf"\b(?:{_WEEKDAY}|{_SHORT_WEEKDAY}),?\s+{_DAY}/{_DAY}(?![\w/])")
+_WEEKDAY_SHORT = re.compile(rf"\b(?i:{_WEEKDAY}|{_SHORT_WEEKDAY}),?\s+{_DAY}/{_DAY}(?![\w/])")
 _SHORT_BEFORE = re.compile(
     r"(?i)(?:\b(?:on|dated?|since|until|till|from|by|dob|born|seen|visit|admitted|discharged|admission|discharge"
     r"|surgery|due|last|next|before|after|"
@@ -91,7 +91,7 @@ _NOT_A_DATE_AFTER = re.compile(
 _MONTH_ALONE = re.compile(
     rf"\b((?i:in|since|last|this|next|until|till|by|early|late|mid|mid-|of|during|from|through|to|before|after"
     rf"|every|between|around|"
-    rf"beginning|end|start|and|or|past|previous|for|on)[\s\-]+)({_MONTH})\b\.?(?!\s+(?:\d|[A-Z][a-z]|be\b|have\b"
+    rf"beginning|end|start|and|or|past|previous|for|on)[\s\-]+)({_MONTH}|january|february|april|june|july|august|september|october|november|december)\b\.?(?!\s+(?:\d|[A-Z][a-z]|van\b|von\b|de\b|be\b|have\b"
     rf"|not\b|cause\b|include\b))"
 )
 _MONTH_SURE = re.compile(
@@ -110,7 +110,7 @@ _HOLIDAY = re.compile(
     r"|Boxing\s+Day|Diwali|Eid(?:\s+al-\w+)?|Ramadan|Hanukkah|Chanukah|Yom\s+Kippur|Rosh\s+Hashanah|Passover"
     r"|Lunar\s+New\s+Year|Chinese\s+New\s+Year|Tết?|Bastille\s+Day|Cinco\s+de\s+Mayo|Juneteenth|Mardi\s+Gras"
     r"|Ash\s+Wednesday|Epiphany|Holi|Kwanzaa|Bank\s+Holiday|Canada\s+Day|Australia\s+Day|Groundhog\s+Day"
-    r"|Good\s+Friday)(?:[,\s]+(?:19|20)\d\d)?\b"
+    r"|Good\s+Friday)(?:[,\s]+(?:of\s+)?(?:19|20)\d\d)?\b"
     r"(?!\s+(?:disease|factor))"
 )
 _TIME_STAMP = re.compile(r"\b(?:19|20)\d\d-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?\b")

@@ -11,7 +11,7 @@ _UNITS = (
     r"|people|cases|"
     r"participants|subjects|women|men|children|adults|persons|steps|calories|kcal|times|per|x\s*10|K\b|k\b"
     r"|million|dollars|"
-    r"euros|births|individuals|genes|bp|kb|Da|kDa|platelets|colony|CFU|cfu|mOsm|mol|mU|ms|msec|rpm|lux|/)"
+    r"euros|births|individuals|genes|bp|kb|Da|kDa|platelets|colony|CFU|cfu|mOsm|mol|mU|ms|msec|rpm|lux)"
 )
 UNIT_AFTER = re.compile(rf"\s?-?{_UNITS}(?![A-Za-z])|\s*[x×]\s*10|\s*/\s*(?:[µuμ]|mm|ml|mL|dl|L|h|day|min|cu)")
 QUANTITY_BEFORE = re.compile(
@@ -55,6 +55,7 @@ _PHONE = re.compile(
     r"|1-\d{3}-[A-Z0-9]{3}-?[A-Z0-9]{4}"
     r"|0\d{2,4}[\s\-]\d{2,4}[\s\-]\d{2,4}(?:[\s\-]\d{2,4})?"
     r"|0\d(?:[\s.\-]\d{2}){4}"
+    r"|0\d{4} \d{6}"
     r"|\d{4,6}[ ]?\d{4,7}(?=\s?(?:x|ext\.?|extension)\s?\d)"
     r"|\d{3}[\-.]\d{4}(?=[\s,;).]|$)"
     r")(?:\s?(?:x|ext\.?|extension)\s?\d{1,6})?(?!\w|-\d|\.\d)",

@@ -31,7 +31,10 @@ from fedmed.data.deidentify.identifier_shapes import (
     possible,
 )
 from fedmed.data.deidentify.labels import label_before
+from fedmed.data.deidentify.lists import words_of
 from fedmed.data.deidentify.words import Words
+
+_DIGIT_RUN = re.compile(r"\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d|[A-Za-z]{2}\d{2} ?[A-Za-z0-9]{4}")
 
 
 def find(view: Words) -> Iterator[Finding]:
@@ -39,6 +42,8 @@ def find(view: Words) -> Iterator[Finding]:
     text = view.text
     taken: list[tuple[int, int]] = []
     can = possible(text)
+    if _DIGIT_RUN.search(text):
+        yield from _cards(text, taken)
     for kind, pattern, score, rule, why in SHAPES:
         if pattern not in can:
             continue
@@ -74,12 +79,12 @@ def find(view: Words) -> Iterator[Finding]:
             and not MEASURE.match(plate)
             and not ICD.match(plate)
             and len(plate) > 4
+            and re.split(r"[- \d]", plate)[0].lower() not in words_of("function_words")
         ):
             taken.append(span)
             yield Finding(
                 *span, "VEHICLE", 0.85, "vehicle.plate", "built as a number plate, and a vehicle is spoken of"
             )
-    yield from _cards(text, taken)
     yield from _codes(text, taken)
 
 
@@ -129,6 +134,8 @@ def _codes(text: str, taken: list[tuple[int, int]]) -> Iterator[Finding]:
             yield Finding(start, end, label, 0.95, f"{label.lower()}.label", "a number or code after its label")
         elif _looks_like_code(value, digits, match.group().startswith("#"), text, start, end):
             start, end = _widened(text, start, end)
+            if digits == len(value) and (letter := TRAILING_LETTER.match(text, end)):
+                end = letter.end()
             taken.append((start, end))
             yield Finding(start, end, "UNIQUE_CODE", 0.6, "code.shape", "built as a code, and no label says of what")
 

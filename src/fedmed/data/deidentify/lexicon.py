@@ -32,6 +32,9 @@ _FREQUENT_GIVEN = 250
 _COMMON_SURNAMES = 1500
 _LOWER = re.compile(r"(?<![\w'-])[a-z][a-z]+(?:'[a-z]+)?(?![\w])")
 _CAPITAL = re.compile(r"(?<=[a-z,] )[A-ZÀ-Þ][a-zà-ÿ]+")
+_PREFIXES = tuple(
+    "neuro cardio gastro out over under pre post non anti micro hyper hypo ortho psycho radio immuno tele electro multi inter".split()
+)
 _INFLECTIONS = (
     "'s",
     "s",
@@ -83,6 +86,9 @@ class Lexicon:
                 return True
         if "-" in word:
             return all(len(part) < 3 or self.known(part) for part in word.split("-"))
+        for beginning in _PREFIXES:  # neurosurgery, outpatients
+            if word.startswith(beginning) and len(word) - len(beginning) > 4 and self.known(word[len(beginning) :]):
+                return True
         for ending in _INFLECTIONS:
             if word.endswith(ending) and len(word) - len(ending) >= 3:
                 stem = word[: -len(ending)]

@@ -119,7 +119,8 @@ class NameExtent:
         if word.lower in PARTICLES and word.case == TITLE and self.capital_after(view, index):
             return True
         if self.vocabulary.is_form_word(word.lower):
-            return sure and index == first + 1 and word.lower in _SURNAME_WORDS and word.case == view.words[first].case
+            surname = word.lower in _SURNAME_WORDS or word.lower in self.vocabulary.lexicon.surnames
+            return sure and surname and index == first + 1 and word.case == view.words[first].case
         if (
             word.case == UPPER
             and view.words[first].case == TITLE
@@ -127,7 +128,7 @@ class NameExtent:
             and not (sure and kind == LIKELY)
         ):
             return False
-        if kind == WORD and (not sure or count >= 2 or self.vocabulary.medical(word.lower)):
+        if kind == WORD and (not sure or count >= 2 or word.lower in self.vocabulary.lexicon.clinical):
             return False
         lexicon = self.vocabulary.lexicon
         if kind == MAYBE and view.words[first].lower in lexicon.given and word.lower in lexicon.surnames:
@@ -190,6 +191,8 @@ class NameExtent:
             )
         if word.case == UPPER and after.case == TITLE and len(word.lower) > 2 and kind != WORD:
             return self.kind(after.lower) in (LIKELY, UNKNOWN, MAYBE)  # SMITH, Jo: only surnames are written so
+        if word.lower in self.vocabulary.lexicon.common_surnames and self.kind(after.lower) in (LIKELY, UNKNOWN):
+            return word.lower not in self.vocabulary.lexicon.towns
         return kind == LIKELY and self.kind(after.lower) == MAYBE and after.lower in self.vocabulary.lexicon.given
 
 

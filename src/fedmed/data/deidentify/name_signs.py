@@ -87,6 +87,11 @@ _CAPITALS_BEFORE = re.compile(
 )
 _CAPITALS_AFTER = re.compile(r"[,;.]?\s|[,;.]?$")
 _AGE_AFTER = re.compile(r"\s?[,(]\s?(?:a\s)?\d{1,3}[\s-]*(?:y|year|M\b|F\b)")
+_PAIR = re.compile(r"\((?:[A-Z]{2,3}|(?:[A-Z]\.){2,3})/(?:[A-Z]{2,3}|(?:[A-Z]\.){2,3})\)")
+_NICKNAME = re.compile(
+    r"(?:called|named|known as|goes by|nicknamed?|out for|ask(?:s|ing|ed)? for|aka|a\.k\.a\.?)\s+[\"“]([A-ZÀ-Þ]\w+)[\"”]"
+    r"|[\"“]([A-ZÀ-Þ]\w+)[\"”],?\s+(?:real name|aka|a\.k\.a)"
+)
 _LAST_CAPITALS = re.compile(r"(?:[.!?\n]\s*|[-–—/]{1,2}\s?)([A-Z]{2,3})\s*$")
 _NAME_LINE = re.compile(
     r"(?:^|\n|[.!?)]\s+|[-–—]{1,2}\s*)((?:[^\W\d_][\w'’.\-]*[ \t]*){1,4})(?:,[^.\n,]{1,14}){0,2}\s*$"
@@ -103,9 +108,13 @@ def trigger(view: Words, index: int) -> str | None:
         return LABEL
     if before.lower in _CLOSINGS and word.gap.strip(" \t") in (",", ",\n", "\n", ",\n\n", "\n\n", ":"):
         return LABEL
+    if before.lower in _CLOSINGS and word.joined and view.text[word.stop :].strip(" .") == "":
+        return LABEL  # "Thx Mark"
     two = words[index - 2] if index > 1 else None
     if before.lower in ("is", "by") and two is not None and two.lower in _DONE_BY:
         return LABEL if before.lower == "is" and two.lower == "name" else NEAR
+    if before.lower == "by" and two is not None and two.lower.endswith(("ed", "en", "ne")) and word.joined:
+        return NEAR  # obtained by, given by
     if before.lower in _PERSON_WORDS and len(word.gap) < 4 and "." not in word.gap and _LINKS.fullmatch(word.gap):
         return NEAR
     if before.lower in _DONE_BY and _LABEL_GAP.fullmatch(word.gap):
@@ -189,6 +198,11 @@ def initials(view: Words) -> Iterator[Finding]:
     for match in _CAPITALS.finditer(view.text):
         if match.group().lower() not in ABBREVIATIONS and _stands_for_somebody(view.text, *match.span()):
             yield Finding(*match.span(), "NAME", 0.55, "name.initials", why)
+    for match in _PAIR.finditer(view.text):
+        yield Finding(match.start() + 1, match.end() - 1, "NAME", 0.6, "name.initials", why)
+    for match in _NICKNAME.finditer(view.text):
+        span = match.span(1) if match.group(1) else match.span(2)
+        yield Finding(*span, "NAME", 0.7, "name.nickname", "a name in quotes, where somebody is called so")
     last = _LAST_CAPITALS.search(view.text, max(0, len(view.text) - 12))
     if last is not None and last.group(1).lower() not in ABBREVIATIONS and not view.shouted:
         yield Finding(*last.span(1), "NAME", 0.5, "name.initials", "initials that end the text as a signature does")

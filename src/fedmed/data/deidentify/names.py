@@ -24,6 +24,9 @@ from fedmed.data.deidentify.vocabulary import LIKELY, MAYBE, SURE, UNKNOWN, WORD
 from fedmed.data.deidentify.words import INITIAL, LOWER, TITLE, UPPER, Words
 
 
+_LEADING = PARTICLES - {"e", "y", "o", "la", "le", "das", "do", "san", "santa", "av", "af", "st"}
+
+
 class NameFinder(NameExtent):
     """Finds names; holds the vocabulary."""
 
@@ -41,7 +44,7 @@ class NameFinder(NameExtent):
             if word.case == LOWER and not view.small and (signed is None or index != signed[0]):
                 # The way of most words: small letters, no name, and no title before.
                 titled = index and words[index - 1].lower in TITLES
-                if not titled and self.kind(word.lower) != SURE:
+                if not titled and self.kind(word.lower) != SURE and word.lower not in _LEADING:
                     index += 1
                     continue
             found, index = self._at(view, index, signed[1] if signed and index == signed[0] else None)
@@ -62,6 +65,10 @@ class NameFinder(NameExtent):
             last = self.absorb(view, index, sure=True)
             if last is not None:
                 return self._finding(view, index, last, 0.95, "name.title", "follows a title"), last + 1
+        if word.case == LOWER and word.lower in PARTICLES and self.capital_after(view, index) and index:
+            last = self.absorb(view, index, sure=True)
+            if last is not None and (trigger(view, index) or self.kind(words[last].lower) in (LIKELY, UNKNOWN, SURE)):
+                return self._finding(view, index, last, 0.62, "name.particle", "a particle and a capital word"), last + 1
         if word.case == LOWER:
             return self._lower_case(view, index)
         if word.case == INITIAL:
@@ -74,7 +81,7 @@ class NameFinder(NameExtent):
             return None, index + 1
         if told != LABEL and self.vocabulary.eponymous(view, index):
             return None, index + 1
-        called = told is not None and view.words[index - 1].lower in ("called", "named", "nicknamed")
+        called = told is not None and (view.words[index - 1].lower in ("called", "named", "nicknamed") or '"' in word.gap)
         if kind == WORD and not (
             (told == LABEL or called)
             and not self.vocabulary.is_form_word(word.lower)
@@ -131,7 +138,7 @@ class NameFinder(NameExtent):
             and (kind != MAYBE or run[0].lower in lexicon.given)
         ):
             return 0.6, "name.acts", "does what people do"
-        if opens_line(view, first, last) and kind in (SURE, LIKELY, UNKNOWN):
+        if opens_line(view, first, last) and (kind in (SURE, LIKELY, UNKNOWN) or (kind == MAYBE and run[0].lower in lexicon.given and not lexicon.medical(run[0].lower))):
             return 0.5, "name.line", "begins a line as somebody who is spoken to, or who speaks"
         if kind == LIKELY and (not words[first].opens or run[0].lower in lexicon.common_surnames):
             return 0.55, "name.surname", "a surname that is no other word"
@@ -165,7 +172,9 @@ class NameFinder(NameExtent):
         last = index
         for after in view.words[index + 1 : index + 4]:
             kind = self.kind(after.lower)
-            fits = kind in (LIKELY, SURE, UNKNOWN) and not self.vocabulary.medical(after.lower)
+            lexicon = self.vocabulary.lexicon
+            fits = kind in (LIKELY, SURE, UNKNOWN) or (kind == MAYBE and after.lower in lexicon.surnames)
+            fits = fits and after.lower not in lexicon.clinical and not lexicon.drug(after.lower)
             if (after.joined or after.gap == ". ") and (len(after.lower) == 1 or fits or after.lower in PARTICLES):
                 last += 1
                 continue
@@ -241,7 +250,7 @@ class NameFinder(NameExtent):
         if "^" not in view.text:
             return
         for match in re.finditer(
-            r"(?<![\w^])([^\W\d_][^\W\d_'’\- ]+)\^([^\W\d_][^\W\d_'’\-]+)(?:\^[^\W\d_][^\W\d_'’\-]*)?", view.text
+            r"(?<![\w^])([^\W\d_](?:[^\W\d_]|['’\- ])+)\^([^\W\d_](?:[^\W\d_]|['’\-])+)(?:\^[^\W\d_](?:[^\W\d_]|['’\-])*)?", view.text
         ):
             if self.kind(match.group(1).lower()) != WORD or self.kind(match.group(2).lower()) in (SURE, LIKELY):
                 yield Finding(

@@ -113,9 +113,12 @@ class PlaceFinder:
                 index += 1
                 continue
             after = words[index + 1] if index + 1 < len(words) else None
+            if after is not None and after.joined and f"{word.lower} {after.lower}" in self.lexicon.regions:
+                index += 2
+                continue
             length = (
                 0
-                if after is not None and after.joined and after.lower in _COUNTY_WORDS and after.case == TITLE
+                if after is not None and after.joined and after.lower in _COUNTY_WORDS and after.case in (TITLE, UPPER)
                 else self._longest_town(view, index)
             )
             score = self._town_score(view, index, index + length - 1) if length else 0.0
@@ -130,15 +133,16 @@ class PlaceFinder:
         """Places that no gazetteer has: by "County" behind them, "city of" or a preposition before, by their form."""
         words, lexicon = view.words, self.lexicon
         word = words[index]
-        if word.case != TITLE or (self.vocabulary.is_function_word(word.lower) and word.lower not in _FORMED):
+        shouted = view.shouted and word.case == UPPER
+        if (word.case != TITLE and not shouted) or (self.vocabulary.is_function_word(word.lower) and word.lower not in _FORMED):
             return
         after = words[index + 1] if index + 1 < len(words) else None
-        if after is not None and after.joined and after.lower in _COUNTY_WORDS and after.case == TITLE:
+        if after is not None and after.joined and after.lower in _COUNTY_WORDS and after.case in (TITLE, UPPER):
             start = index
             if (
                 index
                 and word.joined
-                and words[index - 1].case == TITLE
+                and words[index - 1].case == word.case
                 and not self.vocabulary.is_function_word(words[index - 1].lower)
             ):
                 start -= 1
@@ -225,7 +229,7 @@ class PlaceFinder:
             if any(each.lower in lexicon.sure_given for each in words[first:last]) and not big:
                 return 0.7 if placed else 0.0
             return 0.78
-        if self.vocabulary.is_function_word(word) or word in _NOT_PLACES or word in _GENERIC:
+        if self.vocabulary.is_form_word(word) or word in _NOT_PLACES or word in _GENERIC:
             return 0.0
         person = word in lexicon.given or word in lexicon.common_surnames
         if words[first].stop != words[first].end and not placed:
@@ -266,7 +270,7 @@ class PlaceFinder:
             lead = words[index - 2] if article else before
             if (
                 lead.lower not in _LEADS
-                or self.vocabulary.is_function_word(word.lower)
+                or self.vocabulary.is_form_word(word.lower)
                 or word.lower in _NOT_PLACES
                 or word.lower in _TITLES
             ):
