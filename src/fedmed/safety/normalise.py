@@ -1,14 +1,19 @@
-"""One plain form of a text, so that case, spacing, accents and invisible characters cannot change a verdict.
+"""One plain form of a text, so that case, spacing, accents, look-alike letters and invisible characters cannot change
+a verdict. HERE -> words.
 
-Not covered: letters of another alphabet that look alike (a Cyrillic a for a Latin one), and words split by spaces.
+Not covered: words split by spaces or written in code; readings.py sees to those.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
-_DROPPED = frozenset("'\"`´‘’‚‛“”„‟ʹʺʻʼʽˈ′″*_~")  # don't = dont; markdown stars are only decoration
+from fedmed.safety.look_alikes import latin
+
+_DROPPED = frozenset("'\"`´‘’‚‛“”„‟ʹʺʻʼʽˈ′″*_~«»")  # don't = dont; markdown stars are only decoration
 _INVISIBLE = ("Cf", "Cc", "Mn", "Me")  # zero-width and direction marks, control characters, accents once split off
+_SAME_MARK = re.compile(r"([.!?,;:])(?:[ .!?,;:]*[.!?,;:])?(?= |$)")  # "!!", "?!", "..." weigh no more than one
 
 
 def _keep(character: str) -> str:
@@ -23,15 +28,19 @@ def _keep(character: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Fold ``text`` to lower case without accents, apostrophes, quotation marks or invisible characters.
+    """Fold ``text`` to lower case without accents, apostrophes, quotation marks, look-alikes or invisible characters.
 
     Args:
         text: any Unicode text.
 
     Returns:
-        Text on one line, words apart by single spaces, every dash a hyphen. Patterns of a policy are matched on this.
+        Text on one line, words apart by single spaces, every dash a hyphen, marks of a row reduced to the first.
+        Patterns of a policy are matched on this.
     """
     if not text.isascii():
         # Upper case first: some letters (dotless i, long s) have one capital but several small forms.
         text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).upper().casefold())
-    return " ".join("".join(map(_keep, text.casefold())).split())
+    plain = "".join(map(_keep, text.casefold()))
+    if not plain.isascii():
+        plain = re.sub(r"[^\W\d]+", lambda word: latin(word.group()), plain)
+    return _SAME_MARK.sub(r"\1", " ".join(plain.split()))

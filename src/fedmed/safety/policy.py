@@ -1,27 +1,24 @@
-"""The rules of the guardrails as data: what ``policy.yaml`` may say, checked strictly. rails.py applies it.
+"""The rules of the guardrails as data: what a policy may say, checked strictly. lexicon -> HERE -> policy_file, rails.
 
-A hospital replaces the packaged file with its own through ``safety.policy``.
+A hospital changes single rules, or replaces them all, through ``safety.policy``: docs/guardrails.md.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from fedmed.errors import SafetyPolicyError
-
-PACKAGED = Path(__file__).with_name("policy.yaml")
+from fedmed.safety.lexicon import Lexicon
+from fedmed.safety.signs import Phrase, Sign, parse, parse_sign
 
 Severity: TypeAlias = Literal["low", "medium", "high"]
-Action: TypeAlias = Literal["annotate", "withhold", "refer"]
-Where: TypeAlias = Literal["before", "sentence", "text"]
+Action: TypeAlias = Literal["allow", "annotate", "rewrite", "withhold", "refer"]
+Where: TypeAlias = Literal["before", "after", "clause", "sentence", "text", "question"]
+Scope: TypeAlias = Literal["sentence", "near", "text"]
 
 
 def _compile(source: Any) -> re.Pattern[str]:
@@ -37,8 +34,26 @@ def _compile(source: Any) -> re.Pattern[str]:
     return pattern
 
 
+def _sign(source: Any) -> Sign:
+    if not isinstance(source, str):
+        raise ValueError(f"a sign must be text, not {type(source).__name__}")
+    return parse_sign(source)
+
+
+def _phrases(source: Any) -> tuple[str, ...]:
+    parts = [source] if isinstance(source, str) else source
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("words are text, apart by commas, or a list of such")
+    phrases = tuple(phrase.strip() for part in parts for phrase in part.split(",") if phrase.strip())
+    for phrase in phrases:
+        parse(phrase)
+    return phrases
+
+
 Regex: TypeAlias = Annotated[re.Pattern[str], PlainValidator(_compile)]
+Signs: TypeAlias = tuple[Annotated[Sign, PlainValidator(_sign)], ...]
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
+Id: TypeAlias = Annotated[str, Field(pattern=r"^[a-z_]+\.[a-z_]+$")]
 
 
 class _Strict(BaseModel):
@@ -49,134 +64,139 @@ class Context(_Strict):
     """Words around a match that change what it means: a negation before it, a person in the text."""
 
     where: Where
-    patterns: Annotated[tuple[Regex, ...], Field(min_length=1)]
+    patterns: Annotated[tuple[Regex, ...], Field(min_length=1)] | None = None
+    signs: Annotated[Signs, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _looks_for_something(self) -> Context:
+        if not self.patterns and not self.signs:
+            raise ValueError("a context needs 'signs' or 'patterns'")
+        return self
+
+
+class Score(_Strict):
+    """Points for meanings that stand in a text and for contexts that hold; at ``at_least`` points the rule fires."""
+
+    at_least: float
+    points: dict[str, float]
 
 
 class Check(_Strict):
-    """One rule: fires when a pattern matches, no ``unless`` context holds and, where given, an ``only_with`` does."""
+    """One rule: fires when a sign, a pattern, its score or its judge says so, no ``unless`` context holds and, where given, an
+    ``only_with`` does."""
 
-    id: Annotated[str, Field(pattern=r"^[a-z_]+\.[a-z_]+$")]
+    id: Id
     severity: Severity
     action: Action
     why: Text
     say: str = ""  # what the person is told instead; required where the action is refer
-    patterns: Annotated[tuple[Regex, ...], Field(min_length=1)]
+    signs: Signs = ()
+    patterns: Annotated[tuple[Regex, ...], Field(min_length=1)] | None = None
+    judge: str = ""  # a check in code, see checks/
+    score: Score | None = None
+    scope: Scope = "sentence"  # how far apart the parts of a sign may lie
     unless: tuple[str, ...] = ()
     only_with: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _looks_for_something(self) -> Check:
+        if not self.signs and not self.patterns and not self.judge and not self.score:
+            raise ValueError("a rule needs 'signs', 'patterns', 'score' or 'judge'")
+        return self
+
+
+class Change(_Strict):
+    """What a hospital says differently about a rule of the packaged policy."""
+
+    off: bool = False
+    severity: Severity | None = None
+    action: Action | None = None
+    why: Text | None = None
+    say: str | None = None
+
 
 class Limits(_Strict):
+    """Judged in code."""
+
     max_question_characters: Annotated[int, Field(ge=1)]
     max_phrase_repeats: Annotated[int, Field(ge=2)]  # the same words this often in a row are a loop
 
 
-class Policy(_Strict):
-    """All rules of one version. Patterns are matched on normalised text, see normalise.py."""
+class PolicyFile(_Strict):
+    """One YAML file: a whole policy, a part of one, or a hospital's changes."""
 
-    format: Literal[1]
-    version: Text
+    format: Literal[1, 2] = 2
+    version: Text = "part"
+    extends: Literal["packaged"] | None = None
+    include: tuple[Text, ...] = ()
+    limits: Limits | None = None
+    everyday: str = ""
+    words: dict[str, Annotated[tuple[str, ...], PlainValidator(_phrases)]] = {}
+    contexts: dict[str, Context] = {}
+    input: tuple[Check, ...] = ()
+    output: tuple[Check, ...] = ()
+    change: dict[str, Change] = {}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """All rules of one version, ready to use."""
+
+    version: str
     limits: Limits
-    contexts: dict[str, Context]
+    contexts: Mapping[str, Context]
     input: tuple[Check, ...]
     output: tuple[Check, ...]
+    lexicon: Lexicon
+    words: Mapping[str, tuple[str, ...]]
+    everyday: frozenset[str]
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        return (*self.input, *self.output)
 
 
 Location: TypeAlias = Sequence[int | str]
 
 
-def _line(root: yaml.Node, location: Location) -> int:
-    """The 1-based line of the deepest node on the way to ``location`` that is there."""
-    node = root
-    for step in location:
-        if isinstance(node, yaml.MappingNode):
-            found = next((value for key, value in node.value if key.value == str(step)), None)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            found = node.value[step]
-        else:
-            found = None
-        if found is None:
-            break
-        node = found
-    return int(node.start_mark.line) + 1
-
-
-def _rule(data: Any, location: Location) -> str:
-    if len(location) < 2 or location[0] not in ("input", "output") or not isinstance(location[1], int):
-        return ""
-    check = data[location[0]][location[1]]
-    return f"rule '{check['id']}', " if isinstance(check, dict) and isinstance(check.get("id"), str) else ""
-
-
-def _contradictions(policy: Policy) -> Iterator[tuple[Location, str]]:
+def contradictions(
+    file: PolicyFile, contexts: Mapping[str, Context], known: Lexicon | frozenset[str], judges: frozenset[str]
+) -> Iterator[tuple[Location, str]]:
+    """What a file says against itself, or about what nobody has given: where, and what."""
+    names = known.names if isinstance(known, Lexicon) else known
     seen: set[str] = set()
-    for rail, checks in (("input", policy.input), ("output", policy.output)):
+    for rail, checks in (("input", file.input), ("output", file.output)):
         for index, check in enumerate(checks):
             if check.id in seen:
                 yield (rail, index, "id"), "this id is used twice"
             seen.add(check.id)
             if check.action == "refer" and not check.say.strip():
                 yield (rail, index, "say"), "action 'refer' needs 'say', the words the person is to read"
-            for field, names in (("unless", check.unless), ("only_with", check.only_with)):
-                for name in names:
-                    if name not in policy.contexts:
-                        known = ", ".join(sorted(policy.contexts)) or "none"
-                        yield (rail, index, field), f"no context is called '{name}' (there are: {known})"
+            if check.judge and check.judge not in judges:
+                yield (rail, index, "judge"), f"no judge is called '{check.judge}' (there are: {_list(judges)})"
+            for name in check.score.points if check.score else ():
+                if name.removeprefix("@") not in (names if name.startswith("@") else contexts):
+                    yield (rail, index, "score", "points", name), f"no meaning or context is called '{name}'"
+            for field, used in (("unless", check.unless), ("only_with", check.only_with)):
+                for name in used:
+                    if name not in contexts:
+                        yield (rail, index, field), f"no context is called '{name}' (there are: {_list(contexts)})"
+            yield from ((( rail, index, "signs"), problem) for problem in _unknown(phrases_of(check.signs), names))
+    for name, context in file.contexts.items():
+        yield from ((("contexts", name, "signs"), problem) for problem in _unknown(phrases_of(context.signs), names))
+    for name, sources in file.words.items():
+        yield from ((("words", name), problem) for problem in _unknown(map(parse, sources), names))
 
 
-def _read(path: Path) -> tuple[yaml.Node, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise SafetyPolicyError(f"there is no policy file {path}", "correct safety.policy or leave it out") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SafetyPolicyError(f"{path} cannot be read as text", "correct safety.policy or the file") from error
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "unreadable"
-        raise SafetyPolicyError(f"{path}{place}: not YAML ({problem})", "correct that line") from error
-    if node is None or not isinstance(data, dict):
-        raise SafetyPolicyError(f"{path}, line 1: not a policy", "start from the packaged policy.yaml")
-    return node, data
+def _unknown(phrases: Iterator[Phrase] | map[Phrase], names: frozenset[str]) -> list[str]:
+    asked = {label[1:] for phrase in phrases for element in phrase.elements for label in element.labels if label[0] == "@"}
+    return [f"no meaning is called '@{name}'" for name in sorted(asked - names)]
 
 
-def read_policy(path: Path) -> Policy:
-    """Read and check a policy file.
-
-    Args:
-        path: a YAML file of the packaged policy's shape.
-
-    Returns:
-        The policy, its patterns compiled.
-
-    Raises:
-        SafetyPolicyError: names the file, the line and the rule of everything that is wrong with it.
-    """
-    node, data = _read(path)
-    problems: list[tuple[Location, str]] = []
-    try:
-        policy = Policy.model_validate_json(json.dumps(data, default=str))
-    except ValidationError as error:
-        problems = [(item["loc"], item["msg"].removeprefix("Value error, ")) for item in error.errors()]
-    else:
-        problems = list(_contradictions(policy))
-    if problems:
-        lines = []
-        for location, message in problems:
-            field = ".".join(str(step) for step in location)
-            lines.append(f"{path}, line {_line(node, location)}: {_rule(data, location)}{field}: {message}")
-        raise SafetyPolicyError("; ".join(lines), "correct these lines of the policy")
-    return policy
+def _list(names: Any) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
-@lru_cache(maxsize=1)
-def _packaged() -> Policy:
-    return read_policy(PACKAGED)
-
-
-def load_policy(path: str | None = None) -> Policy:
-    """The policy at ``path``, or the packaged one where it is None. Raises SafetyPolicyError."""
-    return _packaged() if path is None else read_policy(Path(path))
+def phrases_of(signs: Signs | None) -> Iterator[Phrase]:
+    """Every phrase of some signs."""
+    return (part for sign in signs or () for part in sign.parts)

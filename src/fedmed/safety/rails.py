@@ -1,22 +1,24 @@
 """The two rails: every check of a policy, applied to a question and to an answer. policy -> HERE -> guardrails.
 
-Not covered: meaning beyond words (a wrong fact in calm words passes), other languages than English, look-alike letters.
+Not covered: meaning beyond words (a wrong fact in calm words passes), other languages than English.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from fedmed.safety.checks import JUDGES, Case
 from fedmed.safety.normalise import normalise
 from fedmed.safety.policy import Action, Check, Context, Policy, Severity
+from fedmed.safety.readings import other_readings
+from fedmed.safety.signs import Sign
+from fedmed.safety.words import CLAUSE, Words
 
-_SENTENCE_END = re.compile(r"[.!?;](?= )")
-_WORD = re.compile(r"[^\W_]+")
-_SAME_LETTER = re.compile(r"([^\W\d_])\1{11,}")
 _MARKS = " .!?;:,-"
-_LONGEST_PHRASE = 40  # words; longer repeats do not fit an answer
+_NEAR = 40  # words between the parts of one sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,66 +35,121 @@ class RailHit:
         return f"{self.rule}: {self.why}"
 
 
-def _sentence(text: str, start: int, end: int) -> tuple[int, int]:
-    """Where the sentence that holds ``text[start:end]`` begins and ends."""
-    begin = 0
-    for mark in _SENTENCE_END.finditer(text):
-        if mark.end() <= start:
-            begin = mark.end() + 1
-        elif mark.start() >= end - 1:
-            return begin, mark.end()
-    return begin, len(text)
+class _Found(NamedTuple):
+    """Where something matched: characters of the plain text, and words."""
+
+    start: int
+    end: int
+    first: int
+    last: int
 
 
-def _holds(context: Context, text: str, match: re.Match[str]) -> bool:
-    # A pattern may begin with the mark that ends the sentence before; that sentence is not the match's own.
-    start = match.end() - len(match.group().lstrip(_MARKS))
-    begin, end = (0, len(text)) if context.where == "text" else _sentence(text, start, match.end())
-    if context.where == "before":
-        end = start
-    part = text[begin:end]
+def _sign_found(sign: Sign, words: Words, check: Check, policy: Policy, case: Case) -> Iterator[_Found]:
+    if not sign.possible(words):
+        return
+    main, *others = sign.parts
+    for first, last in main.find(words):
+        low, high = _reach(check, words, first, last)
+        if all(_has_unexcused(part.find(words, low, high), words, check, policy, case) for part in others):
+            yield _Found(words.starts[first], words.ends[last - 1], first, last)
+
+
+def _reach(check: Check, words: Words, first: int, last: int) -> tuple[int, int]:
+    if check.scope == "text":
+        return 0, len(words.tokens)
+    if check.scope == "near":
+        return max(0, first - _NEAR), min(len(words.tokens), last + _NEAR)
+    return words.sentence(first, last)
+
+
+def _has_unexcused(
+    spans: Iterator[tuple[int, int]], words: Words, check: Check, policy: Policy, case: Case
+) -> bool:
+    """Whether a further part of a sign stands there, and is not itself denied ("but no fever")."""
+    before = [policy.contexts[name] for name in check.unless if policy.contexts[name].where in ("before", "after")]
+    for first, last in spans:
+        found = _Found(words.starts[first], words.ends[last - 1], first, last)
+        if not any(_holds(context, words, found, case) for context in before):
+            return True
+    return False
+
+
+def _pattern_found(pattern: re.Pattern[str], words: Words) -> Iterator[_Found]:
+    for match in pattern.finditer(words.plain):
+        # A pattern may begin with the mark that ends the sentence before; that sentence is not the match's own.
+        start = match.end() - len(match.group().lstrip(_MARKS))
+        first, last = words.token_span(start, match.end())
+        yield _Found(start, match.end(), first, last)
+
+
+def _holds(context: Context, words: Words, found: _Found, case: Case) -> bool:
+    if context.where == "question":
+        return case.question is not None and _window_holds(context, case.question, 0, len(case.question.tokens))
+    low, high = 0, len(words.tokens)
+    if context.where != "text":
+        low, high = words.sentence(found.first, max(found.last, found.first))
+    if context.where == "clause":
+        low, high = words.sentence(found.first, max(found.last, found.first), CLAUSE)
+    elif context.where == "before":
+        high = found.first
+    elif context.where == "after":
+        low = found.last
+    return _window_holds(context, words, low, high, until=found.start if context.where == "before" else None)
+
+
+def _window_holds(context: Context, words: Words, low: int, high: int, until: int | None = None) -> bool:
+    for sign in context.signs or ():
+        if all(any(True for _ in part.find(words, low, high)) for part in sign.parts):
+            return True
+    if not context.patterns or low >= len(words.tokens):
+        return False
+    end = until if until is not None else words.starts[high] if high < len(words.tokens) else len(words.plain)
+    part = words.plain[words.starts[low] : end]
     return any(pattern.search(part) for pattern in context.patterns)
 
 
-def _fires(check: Check, contexts: dict[str, Context], text: str) -> bool:
-    for pattern in check.patterns:
-        for match in pattern.finditer(text):
-            if any(_holds(contexts[name], text, match) for name in check.unless):
-                continue
-            if not check.only_with or any(_holds(contexts[name], text, match) for name in check.only_with):
-                return True
+def _fires(check: Check, words: Words, policy: Policy, case: Case) -> bool:
+    def found() -> Iterator[_Found]:
+        for sign in check.signs:
+            yield from _sign_found(sign, words, check, policy, case)
+        for pattern in check.patterns or ():
+            yield from _pattern_found(pattern, words)
+
+    contexts = policy.contexts
+    for place in found():
+        if any(_holds(contexts[name], words, place, case) for name in check.unless):
+            continue
+        if not check.only_with or any(_holds(contexts[name], words, place, case) for name in check.only_with):
+            return True
     return False
 
 
-def _hits(checks: Iterable[Check], policy: Policy, text: str) -> list[RailHit]:
-    return [
-        RailHit(check.id, check.severity, check.action, check.why, check.say)
-        for check in checks
-        if _fires(check, policy.contexts, text)
-    ]
+def score_of(check: Check, words: Words, policy: Policy, case: Case) -> float:
+    """The points of a scored rule; a meaning counts once, and only where it is not denied."""
+    assert check.score is not None
+    total = 0.0
+    for name, points in check.score.points.items():
+        if name.startswith("@"):
+            spans = sorted((start, min(ends)) for start, ends in words.spans.get(name, {}).items())
+            counts = _has_unexcused(iter(spans), words, check, policy, case)
+        else:
+            counts = _holds(policy.contexts[name], words, _Found(0, len(words.plain), 0, len(words.tokens)), case)
+        total += points if counts else 0.0
+    return total
 
 
-def _loops(words: Sequence[str], repeats: int) -> bool:
-    """Whether some phrase stands ``repeats`` times in a row (a single word: twice as often)."""
-    for period in range(1, min(_LONGEST_PHRASE, len(words) // 2) + 1):
-        needed = period * ((2 * repeats if period == 1 else repeats) - 1)
-        run = 0
-        for earlier, later in zip(words, words[period:], strict=False):
-            run = run + 1 if earlier == later else 0
-            if run >= needed:
-                return True
-    return False
-
-
-def _degenerate(text: str, policy: Policy) -> list[RailHit]:
-    if not text:
-        return [RailHit("text.empty", "medium", "withhold", "the model gave no answer")]
-    words = _WORD.findall(text)
-    if not any(character.isalpha() for character in text):
-        return [RailHit("text.no_words", "medium", "withhold", "the answer holds no words")]
-    if _SAME_LETTER.search(text) or _loops(words, policy.limits.max_phrase_repeats):
-        return [RailHit("text.loop", "medium", "withhold", "the answer repeats itself over and over")]
-    return []
+def _hits(checks: Iterable[Check], words: Words, policy: Policy, case: Case) -> Iterator[RailHit]:
+    for check in checks:
+        detail: str | None = None
+        if check.judge:
+            detail = JUDGES[check.judge](case)
+        elif _fires(check, words, policy, case) or (
+            check.score and score_of(check, words, policy, case) >= check.score.at_least
+        ):
+            detail = ""
+        if detail is not None:
+            why = f"{check.why} ({detail})" if detail else check.why
+            yield RailHit(check.id, check.severity, check.action, why, check.say)
 
 
 def input_rail(text: str, policy: Policy) -> tuple[RailHit, ...]:
@@ -105,19 +162,30 @@ def input_rail(text: str, policy: Policy) -> tuple[RailHit, ...]:
     plain = normalise(text)
     if not any(character.isalnum() for character in plain):
         return (RailHit("question.empty", "low", "withhold", "there is no question in it"),)
-    hits = _hits(policy.input, policy, plain)
+    hits = []
+    for reading, hidden in other_readings(text, plain):
+        words = policy.lexicon.read(reading, repair=True)
+        case = Case(text, words, None, policy.limits.max_phrase_repeats)
+        checks = [check for check in policy.input if not hidden or check.id.startswith(("emergency.", "injection.", "harm."))]
+        hits += [hit for hit in _hits(checks, words, policy, case) if hit.rule not in {one.rule for one in hits}]
     limit = policy.limits.max_question_characters
     if len(plain) > limit:
         hits.append(RailHit("question.too_long", "low", "withhold", f"the question is longer than {limit} characters"))
     return tuple(hits)
 
 
-def output_rail(text: str, policy: Policy) -> tuple[RailHit, ...]:
-    """Every check that an answer sets off, in the policy's order after those on degenerate text.
+def output_rail(text: str, policy: Policy, question: str | None = None) -> tuple[RailHit, ...]:
+    """Every check that an answer sets off, in the policy's order.
 
     Args:
         text: the answer, without disclaimer.
         policy: the rules.
+        question: what was asked, where it is known; some checks need it.
     """
-    plain = normalise(text)
-    return tuple(_degenerate(plain, policy) + _hits(policy.output, policy, plain))
+    words = policy.lexicon.read(normalise(text))
+    asked = None if question is None else policy.lexicon.read(normalise(question), repair=True)
+    case = Case(text, words, asked, policy.limits.max_phrase_repeats)
+    if not words.tokens or not any(character.isalpha() for character in words.plain):
+        checks = [check for check in policy.output if check.id.startswith("text.")]
+        return tuple(_hits(checks, words, policy, case))
+    return tuple(_hits(policy.output, words, policy, case))

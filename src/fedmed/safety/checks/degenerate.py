@@ -1,0 +1,93 @@
+"""Text that is no answer: empty, in a loop, scrambled, or cut off. words -> HERE -> rails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from fedmed.safety.checks.case import Case
+
+_SAME_LETTER = re.compile(r"([^\W\d_])\1{11,}")
+_ESCAPED = re.compile(r"(?:\\+[nrt]\s*){3,}")
+_LONGEST_PHRASE = 40  # words; longer repeats do not fit an answer
+_DANGLING = frozenset(
+    "the a an of to in on at by for with from and or nor but around about into onto under over between because which "
+    "who whose that than as is are was were be been being your their his her its our my such including during if "
+    "when while where whether can could may might must shall should will would has have had do does not very more "
+    "these those this without within until unless although though also per towards toward upon against through".split()
+)
+_ENDINGS_FINE = re.compile(r"(?:\.\.\.|…|[.!?:;)\]}\"'”’»%°\d])\s*$")
+_ORDINARY = frozenset(
+    "the a an of to in on at by for with from and or but is are was were be been it its this that these those you "
+    "your he she they we i his her their as not no can may will if when which who than then more most also have has "
+    "had do does should some one into after before about over such other".split()
+)
+
+
+def empty(case: Case) -> str | None:
+    """Nothing in it at all, or only line breaks written out."""
+    return "" if not case.words.plain or not re.sub(r"\\+[nrt]", "", case.raw).strip(" \n\t\r") else None
+
+
+def no_words(case: Case) -> str | None:
+    """Marks and numbers only."""
+    plain = case.words.plain
+    return "" if plain and not any(character.isalpha() for character in plain) else None
+
+
+def loops(words: Sequence[str], repeats: int) -> bool:
+    """Whether some phrase stands ``repeats`` times in a row (a single word: twice as often)."""
+    for period in range(1, min(_LONGEST_PHRASE, len(words) // 2) + 1):
+        needed = period * ((2 * repeats if period == 1 else repeats) - 1)
+        run = 0
+        for earlier, later in zip(words, words[period:], strict=False):
+            run = run + 1 if earlier == later else 0
+            if run >= needed:
+                return True
+    return False
+
+
+def loop(case: Case) -> str | None:
+    """The same letter, phrase or sentence over and over."""
+    plain, words = case.words.plain, case.words.tokens
+    if _SAME_LETTER.search(plain) or _ESCAPED.search(case.raw) or loops(words, case.max_repeats):
+        return ""
+    said = [case.words.text(*span) for span in case.words.sentences() if span[1] - span[0] >= 4]
+    often = len(said) - len(set(said))
+    if len(said) >= 3 and often >= 2 and often >= len(said) // 2:
+        return ""
+    # Whole passages that come back, if not in one piece: few different four-word pieces in a long text.
+    pieces = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return "" if len(pieces) >= 40 and len(set(pieces)) < 0.45 * len(pieces) else None
+
+
+def gibberish(case: Case) -> str | None:
+    """Letters that make no words: a long run without a mark, or without one of the words that join a sentence."""
+    words = case.words
+    run = strange = 0
+    for index, token in enumerate(words.tokens):
+        if words.breaks[index] or token in _ORDINARY or len(token) > 18:
+            run = strange = 0
+            if token in _ORDINARY:
+                continue
+        run += 1
+        strange += _odd(token)
+        if run >= 8 and strange >= 4:
+            return ""
+    return None
+
+
+def _odd(token: str) -> bool:
+    """Whether a token looks like no English word: no vowel, or one that ends in a rare way."""
+    return token.isalpha() and (
+        not re.search(r"[aeiouy]", token) or bool(re.search(r"q(?!u)|[xzj]{2}|[wvj]q|dt$|^[^aeiouy]{4}", token))
+    )
+
+
+def unfinished(case: Case) -> str | None:
+    """It stops in the middle of a sentence: the last word joins or announces what never comes."""
+    tokens = case.words.tokens
+    if not tokens or _ENDINGS_FINE.search(case.raw.rstrip()):
+        return None
+    last = tokens[-1]
+    return "" if last in _DANGLING or case.raw.rstrip().endswith((",", "-")) else None
