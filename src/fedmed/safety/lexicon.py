@@ -29,6 +29,7 @@ class Lexicon:
         self.names = frozenset(meanings)
         self._single: dict[str, list[str]] = {}
         self._beginnings: dict[str, list[str]] = {}
+        self._endings: dict[str, list[str]] = {}
         self._order: list[tuple[str, tuple[Phrase, ...]]] = []
         self._wanted: set[str] = set()
         self._everyday = frozenset(everyday)
@@ -41,8 +42,7 @@ class Lexicon:
                 lead = phrase.elements[0]
                 if len(phrase.elements) == 1 and lead.kind == "word" and len(lead.labels) == 1 and "@" not in source:
                     (label,) = lead.labels
-                    home = self._beginnings if label.endswith("*") else self._single
-                    home.setdefault(label.removesuffix("*"), []).append(f"@{name}")
+                    self._home(label).setdefault(label.strip("*"), []).append(f"@{name}")
                 else:
                     phrases[name].append(phrase)
         self._sort(phrases)
@@ -59,6 +59,9 @@ class Lexicon:
             raise ValueError(f"these meanings stand on each other in a circle: {', '.join(error.args[1])}") from error
         self._order = [(f"@{name}", tuple(phrases[name])) for name in order if phrases[name]]
 
+    def _home(self, label: str) -> dict[str, list[str]]:
+        return self._beginnings if label.endswith("*") else self._endings if label.startswith("*") else self._single
+
     def _want(self, phrase: Phrase) -> None:
         for label in labels_of([phrase]):
             self._wanted.add(label)
@@ -71,8 +74,8 @@ class Lexicon:
     def finish(self) -> None:
         """After the last ``prepare``: make ready what every reading needs."""
         for label in self._wanted:
-            if label.endswith("*"):
-                self._beginnings.setdefault(label[:-1], [])
+            if "*" in label:
+                self._home(label).setdefault(label.strip("*"), [])
         self._spellings = self._neighbours()
 
     def unknown(self, phrases: Iterable[Phrase]) -> list[str]:
@@ -108,6 +111,11 @@ class Lexicon:
             found = self._beginnings.get(token[:length])
             if found is not None:
                 words.add(token[:length] + "*", index, index + 1)
+                for label in found:
+                    words.add(label, index, index + 1)
+            found = self._endings.get(token[-length:]) if length < len(token) else None
+            if found is not None:
+                words.add("*" + token[-length:], index, index + 1)
                 for label in found:
                     words.add(label, index, index + 1)
 

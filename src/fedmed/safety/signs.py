@@ -4,7 +4,7 @@ A sign is one sequence, or several joined by ``+`` that must all be found near e
 by spaces:
 
 ========== =====================================================================
-``word``   that word; ``swell*`` its beginning; ``a|b|@c`` either
+``word``   that word; ``swell*`` its beginning; ``*itis`` its ending; ``a|b|@c`` either
 ``@pain``  a meaning of the policy, of one word or several
 ``#``      any number; ``#<13``, ``#>=38`` one of that size
 ``x?``     x or nothing; ``!x`` what follows is not x
@@ -191,10 +191,11 @@ def _word(word: str, source: str) -> list[str]:
     if _PLAIN.fullmatch(word) and (word.startswith("@") or word == "#"):
         return [word]
     ending = "*" if word.endswith("*") else ""
-    tokens = split(normalise(word.removesuffix("*"))).tokens
-    if not tokens or "*" in word.removesuffix("*"):
+    beginning = "*" if word.startswith("*") else ""
+    tokens = split(normalise(word.strip("*"))).tokens
+    if not tokens or "*" in word.strip("*") or (beginning and (ending or len(tokens) > 1)):
         raise ValueError(f"cannot read {word!r} in {source!r}")
-    return [*tokens[:-1], tokens[-1] + ending]
+    return [*tokens[:-1], beginning + tokens[-1] + ending]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 
 from fedmed.safety.checks.case import Case
 from fedmed.safety.checks.degenerate import empty, gibberish, loop, no_words, unfinished
+from fedmed.safety.checks.language import other_language
+from fedmed.safety.checks.subject import not_medical
 
 Judge = Callable[[Case], str | None]
 
@@ -18,6 +20,8 @@ JUDGES: Mapping[str, Judge] = {
     "loop": loop,
     "gibberish": gibberish,
     "unfinished": unfinished,
+    "other_language": other_language,
+    "not_medical": not_medical,
 }
 
 __all__ = ["JUDGES", "Case", "Judge"]
