@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from fedmed.safety.checks.case import Case
+from fedmed.safety.checks.contradiction import contradiction
 from fedmed.safety.checks.degenerate import empty, gibberish, loop, no_words, unfinished
+from fedmed.safety.checks.doses import over_maximum
+from fedmed.safety.checks.identifiers import in_answer, in_question
 from fedmed.safety.checks.language import other_language
+from fedmed.safety.checks.pairs import dangerous_pair
 from fedmed.safety.checks.subject import not_medical
 
 Judge = Callable[[Case], str | None]
@@ -22,6 +26,11 @@ JUDGES: Mapping[str, Judge] = {
     "unfinished": unfinished,
     "other_language": other_language,
     "not_medical": not_medical,
+    "over_maximum": over_maximum,
+    "dangerous_pair": dangerous_pair,
+    "contradiction": contradiction,
+    "identifiers_in_question": in_question,
+    "identifiers_in_answer": in_answer,
 }
 
 __all__ = ["JUDGES", "Case", "Judge"]

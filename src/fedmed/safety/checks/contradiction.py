@@ -1,0 +1,107 @@
+"""An answer against itself, or against what the question says of an allergy or a condition. words, tables -> HERE -> rails.
+
+Two sentences contradict where they are about the same words, one with a denial and one without, and neither sets a
+condition. Not covered: contradictions in other words, in numbers, or against knowledge.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fedmed.safety.checks.case import Case
+from fedmed.safety.checks.tables import forbidden, places
+from fedmed.safety.words import CLAUSE, Words
+
+_NOT = frozenset(
+    "not no never none nothing without cannot cant dont doesnt didnt isnt arent wont shouldnt mustnt neednt nobody avoid avoided "
+    "forbidden contraindicated unsafe dangerous wrong unnecessary nor neither harmful almost less".split()
+)
+_CONDITION = frozenset(
+    "if unless until when while although though however but except some sometimes usually often may might could other others "
+    "different whereas instead than first then later before after only most many rather either more depending without".split()
+)
+_EMPTY = frozenset(
+    "the a an of to in on at by for with from and or is are was were be been it its this that these those you your i we they he she "
+    "his her their our as do does did have has had can will would should must may very so also too there here what which who how "
+    "all any each every both them him me my yes one us up out into about because since due per well just even still much "
+    "answer means case people person make made get take".split()
+)
+_TAKE = frozenset("take taken takes taking answer".split())
+_RECOMMENDS = frozenset(
+    "best recommend recommended suggest suggested option choose choice take try use ideal good suit suits safe safest give well fine "
+    "can may have eat spoon yes so".split()
+)
+_ALLERGY = frozenset("allergic allergy allergies anaphylaxis anaphylactic intolerant intolerance react reaction cant".split())
+_MOST = 14  # sentences; longer texts weigh two sides, and words recur by chance
+
+
+class _Said(NamedTuple):
+    stems: frozenset[str]
+    denied: bool
+    conditional: bool
+
+
+def contradiction(case: Case) -> str | None:
+    """What contradicts what, in a few words."""
+    return _with_question(case) or _with_itself(case.words)
+
+
+def _with_itself(words: Words) -> str | None:
+    said = [_say(words, *span) for span in _clauses(words)]
+    if len(words.sentences()) > _MOST:
+        return None
+    for index, one in enumerate(said):
+        for other in said[index + 1 : index + 6]:
+            if one.denied == other.denied or one.conditional or other.conditional:
+                continue
+            shared = one.stems & other.stems
+            smaller = min(len(one.stems), len(other.stems))
+            if smaller and len(shared) >= 0.6 * smaller and (len(shared) >= 2 or smaller == 1 == max(len(one.stems), 1)):
+                return "two sentences say the opposite of each other"
+    return None
+
+
+def _clauses(words: Words) -> list[tuple[int, int]]:
+    marks = [index for index, strength in enumerate(words.breaks) if strength >= CLAUSE and index]
+    return [span for span in zip([0, *marks], [*marks, len(words.tokens)], strict=True) if span[0] < span[1]]
+
+
+def _say(words: Words, first: int, last: int) -> _Said:
+    tokens = words.tokens[first:last]
+    stems = frozenset(_stem(token) for token in tokens if token not in _EMPTY and token not in _NOT and len(token) > 1)
+    if not stems and _TAKE & set(tokens):
+        stems = frozenset(("take",))
+    denials = sum(token in _NOT for token in tokens)
+    return _Said(stems, denials % 2 == 1, bool(_CONDITION & set(tokens)) or last - first > 32)
+
+
+def _stem(token: str) -> str:
+    for ending in ("ing", "ed", "es", "s", "e"):
+        if token.endswith(ending) and len(token) - len(ending) >= 4:
+            return token.removesuffix(ending)
+    return token
+
+
+def _with_question(case: Case) -> str | None:
+    if case.question is None:
+        return None
+    allergic = bool(_ALLERGY & set(case.question.tokens))
+    for row in forbidden():
+        named = [name for name in row.when if places(name, case.question)]
+        if not named or not (allergic or row.anyway):
+            continue
+        for name in row.never:
+            for at in places(name, case.words):
+                if _recommended(case.words, at):
+                    return f"{name} is recommended, although the question names {named[0]}"
+    return None
+
+
+def _recommended(words: Words, at: int) -> bool:
+    first, last = words.sentence(at, at + 1)
+    tokens = words.tokens[first:last]
+    if not _RECOMMENDS & set(tokens):
+        return False
+    return not any(token in _NOT or token in ("risk", "allergic", "allergy", "avoiding", "check", "ask", "doctor") for token in tokens) or (
+        "because" in tokens or "since" in tokens or "so" in tokens
+    ) and not any(token in _NOT for token in words.tokens[max(first, at - 6) : at])
