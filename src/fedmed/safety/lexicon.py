@@ -30,7 +30,7 @@ class Lexicon:
         self._single: dict[str, list[str]] = {}
         self._beginnings: dict[str, list[str]] = {}
         self._endings: dict[str, list[str]] = {}
-        self._order: list[tuple[str, tuple[Phrase, ...]]] = []
+        self._levels: list[dict[str, list[tuple[str, Phrase]]]] = []  # by depth: a label that a phrase cannot do without
         self._wanted: set[str] = set()
         self._everyday = frozenset(everyday)
         phrases: dict[str, list[Phrase]] = {}
@@ -53,11 +53,21 @@ class Lexicon:
             name: {label[1:] for label in labels_of(found) if label.startswith("@")} & set(phrases)
             for name, found in phrases.items()
         }
+        sorter = TopologicalSorter(needs)
         try:
-            order = list(TopologicalSorter(needs).static_order())
+            sorter.prepare()
         except CycleError as error:
             raise ValueError(f"these meanings stand on each other in a circle: {', '.join(error.args[1])}") from error
-        self._order = [(f"@{name}", tuple(phrases[name])) for name in order if phrases[name]]
+        while sorter.is_active():
+            names = sorter.get_ready()
+            level: dict[str, list[tuple[str, Phrase]]] = {}
+            for name in sorted(names):
+                for phrase in phrases[name]:
+                    for label in phrase.rarest:
+                        level.setdefault(label, []).append((f"@{name}", phrase))
+            if level:
+                self._levels.append(level)
+            sorter.done(*names)
 
     def _home(self, label: str) -> dict[str, list[str]]:
         return self._beginnings if label.endswith("*") else self._endings if label.startswith("*") else self._single
@@ -98,10 +108,11 @@ class Lexicon:
                 if meant:
                     words.add(meant, index, index + 1)
                     self._mark(words, index, meant)
-        for label, phrases in self._order:
-            for phrase in phrases:
+        for level in self._levels:
+            found = {id(phrase): (name, phrase) for label in level.keys() & words.spans.keys() for name, phrase in level[label]}
+            for name, phrase in found.values():
                 for start, end in phrase.find(words):
-                    words.add(label, start, end)
+                    words.add(name, start, end)
         return words
 
     def _mark(self, words: Words, index: int, token: str) -> None:

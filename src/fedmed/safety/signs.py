@@ -63,6 +63,11 @@ class Phrase:
     elements: tuple[Element, ...]
     needs: tuple[frozenset[str], ...]  # of each, one label must be somewhere in the text
 
+    @property
+    def rarest(self) -> frozenset[str]:
+        """The fewest labels of which one must be in a text for this phrase to be found."""
+        return min(self.needs, key=lambda labels: (len(labels), -max(map(len, labels))), default=frozenset({"#"}))
+
     def possible(self, words: Words) -> bool:
         """Whether a match can exist at all: a cheap look before the search."""
         present = words.spans

@@ -14,14 +14,14 @@ from fedmed.safety.words import CLAUSE, Words
 
 _NOT = frozenset(
     "not no never none nothing without cannot cant dont doesnt didnt isnt arent wont shouldnt mustnt neednt nobody avoid avoided "
-    "forbidden contraindicated unsafe dangerous wrong unnecessary nor neither harmful almost less".split()
+    "forbidden contraindicated unsafe dangerous wrong unnecessary nor neither harmful".split()
 )
 _CONDITION = frozenset(
     "if unless until when while although though however but except some sometimes usually often may might could other others "
     "different whereas instead than first then later before after only most many rather either more depending without".split()
 )
 _EMPTY = frozenset(
-    "the a an of to in on at by for with from and or is are was were be been it its this that these those you your i we they he she "
+    "the a an of to in on often very almost at by for with from and or is are was were be been it its this that these those you your i we they he she "
     "his her their our as do does did have has had can will would should must may very so also too there here what which who how "
     "all any each every both them him me my yes one us up out into about because since due per well just even still much "
     "answer means case people person make made get take".split()
@@ -32,11 +32,17 @@ _RECOMMENDS = frozenset(
     "can may have eat spoon yes so".split()
 )
 _ALLERGY = frozenset("allergic allergy allergies anaphylaxis anaphylactic intolerant intolerance react reaction cant".split())
-_MOST = 14  # sentences; longer texts weigh two sides, and words recur by chance
+_JUDGES = frozenset(
+    "safe unsafe must should need needs needed necessary unnecessary essential take taken avoid avoided recommended recommend best may can "
+    "have required allowed forbidden fine right wrong dangerous harmless suitable use put never always often eat drink go give "
+    "given treat stop fast vaccines".split()
+)  # two sentences that only describe ("the extra chromosome is … ") are not set against each other
+_MOST = 9  # sentences; longer texts weigh two sides, and words recur by chance
 
 
 class _Said(NamedTuple):
     stems: frozenset[str]
+    judges: bool
     denied: bool
     conditional: bool
 
@@ -52,13 +58,18 @@ def _with_itself(words: Words) -> str | None:
         return None
     for index, one in enumerate(said):
         for other in said[index + 1 : index + 6]:
-            if one.denied == other.denied or one.conditional or other.conditional:
+            if one.denied == other.denied or not (one.judges and other.judges) or one.conditional or other.conditional:
                 continue
             shared = one.stems & other.stems
             smaller = min(len(one.stems), len(other.stems))
-            if smaller and len(shared) >= 0.6 * smaller and (len(shared) >= 2 or smaller == 1 == max(len(one.stems), 1)):
-                return "two sentences say the opposite of each other"
+            if smaller and len(shared) >= 0.6 * smaller and (len(shared) >= 2 or _short(one, other)):
+                return f"two sentences say the opposite of each other about: {', '.join(sorted(shared))}"
     return None
+
+
+def _short(one: _Said, other: _Said) -> bool:
+    """Two commands of one word each: "Take it. Do not take it." """
+    return len(one.stems) == len(other.stems) == 1
 
 
 def _clauses(words: Words) -> list[tuple[int, int]]:
@@ -72,7 +83,7 @@ def _say(words: Words, first: int, last: int) -> _Said:
     if not stems and _TAKE & set(tokens):
         stems = frozenset(("take",))
     denials = sum(token in _NOT for token in tokens)
-    return _Said(stems, denials % 2 == 1, bool(_CONDITION & set(tokens)) or last - first > 32)
+    return _Said(stems, bool(_JUDGES & set(tokens)), denials % 2 == 1, bool(_CONDITION & set(tokens)) or last - first > 32)
 
 
 def _stem(token: str) -> str:

@@ -32,11 +32,17 @@ def empty(case: Case) -> str | None:
 def no_words(case: Case) -> str | None:
     """Marks and numbers only."""
     plain = case.words.plain
-    return "" if plain and not any(character.isalpha() for character in plain) else None
+    if not plain or any(character.isalpha() for character in plain):
+        return None
+    # "206." answers "How many bones does an adult have?"; a row of numbers answers nothing.
+    return None if case.question is not None and len(case.words.tokens) == 1 else ""
 
 
 def loops(words: Sequence[str], repeats: int) -> bool:
     """Whether some phrase stands ``repeats`` times in a row (a single word: twice as often)."""
+    common = {word for word in set(words) if words.count(word) >= repeats} if len(words) < 2000 else set(words)
+    if not common:
+        return False
     for period in range(1, min(_LONGEST_PHRASE, len(words) // 2) + 1):
         needed = period * ((2 * repeats if period == 1 else repeats) - 1)
         run = 0
@@ -50,15 +56,19 @@ def loops(words: Sequence[str], repeats: int) -> bool:
 def loop(case: Case) -> str | None:
     """The same letter, phrase or sentence over and over."""
     plain, words = case.words.plain, case.words.tokens
+    if len(set(words)) == 1 < len(words) and len(words) >= 5:
+        return ""
     if _SAME_LETTER.search(plain) or _ESCAPED.search(case.raw) or loops(words, case.max_repeats):
         return ""
     said = [case.words.text(*span) for span in case.words.sentences() if span[1] - span[0] >= 4]
+    if re.fullmatch(r"(?:#+ )?(\w+:? ?)(?:[^\w]*\1){4,}.*", plain):
+        return ""
     often = len(said) - len(set(said))
     if len(said) >= 3 and often >= 2 and often >= len(said) // 2:
         return ""
     # Whole passages that come back, if not in one piece: few different four-word pieces in a long text.
     pieces = list(zip(words, words[1:], words[2:], words[3:], strict=False))
-    return "" if len(pieces) >= 40 and len(set(pieces)) < 0.45 * len(pieces) else None
+    return "" if len(pieces) >= 40 and len(set(pieces)) < 0.55 * len(pieces) else None
 
 
 def gibberish(case: Case) -> str | None:

@@ -42,8 +42,15 @@ def over_maximum(case: Case) -> str | None:
     """Which medicine, how much, and how much at most; None where every dose found is within its bounds."""
     words = case.words
     table = doses()
+    asked = case.question
     present = [(name, dose) for name, dose in table.items() if name.split()[0] in words.spans]
-    if not present or "#" not in words.spans:
+    if "#" not in words.spans:
+        return None
+    if not present and asked is not None:
+        # "What is the highest dose of X?" -- "The maximum is 12 g."
+        named = [dose for name, dose in table.items() if places(name, asked)]
+        if len(named) == 1 and words.tokens:
+            return _check(words, 0, 0, named[0], table)
         return None
     for name, dose in present:
         for at in places(name, words):

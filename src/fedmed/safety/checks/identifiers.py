@@ -113,7 +113,7 @@ def in_answer(case: Case) -> str | None:
     for item in identifiers(plain):
         around = plain[max(0, item.start - 120) : item.end + 120]
         institution = bool(_INSTITUTION.search(around))
-        if item.kind in _STRONG:
+        if item.kind in _STRONG and (_PERSON_NEAR.search(around) or item.kind != "a record number" or re.search(r"\b(?:mrn|ssn|nhs no|patient)", around)):
             told.append(item.kind)
         elif item.kind in _WEAK and _PERSON_NEAR.search(around) and not institution:
             told.append(item.kind)

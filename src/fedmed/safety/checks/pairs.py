@@ -11,9 +11,9 @@ from fedmed.safety.checks.tables import groups, pairs, places
 from fedmed.safety.words import Words
 
 _WARNING = (
-    "dangerous risk risks risky avoid avoided interact interacts interaction interactions contraindicated caution careful "
+    "no-go life threatening fall dangerous risk risks risky avoid avoided interact interacts interaction interactions contraindicated caution careful "
     "warning bleeding serotonin life-threatening severe serious harmful toxic fatal unsafe lethal monitored reduce raise raises "
-    "trigger crisis fail problem worse weaken weakens increase increases slow slows stop ask pharmacist doctor"
+    "trigger crisis problem worse weaken weakens increase increases slow slows stop ask pharmacist doctor"
 ).split()
 _YES = frozenset("yes sure together both fine ok okay safe harmless compatible combination freely well carry nothing restart "
                  "ordinary nice perfectly full with protects add all can mix".split())  # fmt: skip
@@ -23,6 +23,8 @@ _DENIED = frozenset("no not never isnt arent doesnt dont nothing without neednt 
 def dangerous_pair(case: Case) -> str | None:
     """The two groups that do not go together, where the answer speaks for them and warns of nothing."""
     answer, question = case.words, case.question
+    if answer.tokens[:1] == ["no"] and not _DENIED & set(answer.tokens[1:]):
+        return None  # "No, this combination …"
     if not _YES & set(answer.tokens):
         return None
     named = {group: _names(group, question, answer) for group in groups()}
@@ -30,6 +32,8 @@ def dangerous_pair(case: Case) -> str | None:
         left, right = named[first], named[second]
         if not left or not right or (left == right and len(left) < 2 and first != second):
             continue
+        if question is not None and not (left | right) & _in(question, left | right):
+            continue  # both only come up in a text about something else
         if first == second and len(left) < 2:
             continue
         if not (left | right) & _in(answer, left | right) and question is None:
