@@ -104,7 +104,7 @@ class MedicalAssistant:
         made = generate(
             self._model,
             self._tokenizer,
-            [questions[index] for index in open_ones],
+            [self.guardrails.question_for_model(questions[index]) for index in open_ones],
             model_config=self.config.model,
             seed=self.config.federated.seed,
         )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from fedmed.config.schema import SafetySection
-from fedmed.safety.normalise import normalise
-from fedmed.safety.policy import Policy, load_policy
+from fedmed.safety.checks.identifiers import redact
+from fedmed.safety.policy import Action, Policy
+from fedmed.safety.policy_file import load_policy
 from fedmed.safety.rails import RailHit, input_rail, output_rail
 
-Outcome: TypeAlias = Literal["allow", "annotate", "withhold", "refer"]
-_GRAVITY: tuple[Outcome, ...] = ("allow", "annotate", "withhold", "refer")
+_GRAVITY: tuple[Action, ...] = ("allow", "annotate", "rewrite", "withhold", "refer")
+SHOWN: tuple[Action, ...] = ("allow", "annotate", "rewrite")
 _ASK_A_PERSON = "Please ask a doctor, nurse or pharmacist, who can look at the whole picture."
 
 
@@ -29,7 +31,7 @@ class Decision:
     """Everything decided about one question and its answer."""
 
     allowed: bool
-    action: Outcome  # the gravest of the hits
+    action: Action  # the gravest of the hits
     hits: tuple[RailHit, ...]
     confidence: float | None  # as stated to people, at most safety.max_confidence
     raw_confidence: float | None  # as it was measured
@@ -43,7 +45,16 @@ def _text(value: Any, name: str) -> str:
     return value
 
 
-def gravest(hits: Sequence[RailHit]) -> Outcome:
+def without(response: str, disclaimer: str) -> str:
+    """An answer without the disclaimer, however it is cased and spaced."""
+    words = disclaimer.split()
+    if not words:
+        return response
+    pattern = r"[\s*_]*".join(re.escape(word) for word in words)
+    return re.sub(pattern, " ", response, flags=re.IGNORECASE)
+
+
+def gravest(hits: Sequence[RailHit]) -> Action:
     """The action that follows from several hits together."""
     return max((hit.action for hit in hits), key=_GRAVITY.index, default="allow")
 
@@ -51,7 +62,7 @@ def gravest(hits: Sequence[RailHit]) -> Outcome:
 def _verdict(hits: Sequence[RailHit]) -> Verdict:
     if not hits:
         return Verdict(True, "no rule fired")
-    return Verdict(gravest(hits) in ("allow", "annotate"), "; ".join(map(str, hits)))
+    return Verdict(gravest(hits) in SHOWN, "; ".join(map(str, hits)))
 
 
 class MedicalGuardrails:
@@ -67,6 +78,7 @@ class MedicalGuardrails:
     def __init__(self, config: SafetySection | None = None) -> None:
         self.config = config if config is not None else SafetySection()
         self.policy: Policy = load_policy(self.config.policy)
+        self._output_rules = frozenset(check.id for check in self.policy.output)
 
     def check_response(self, response: str) -> Verdict:
         """Whether an answer may be shown. A disclaimer in it counts for nothing.
@@ -93,9 +105,19 @@ class MedicalGuardrails:
             TypeError: ``question`` is not text.
         """
         hits = input_rail(_text(question, "question"), self.policy)
-        if gravest(hits) in ("allow", "annotate"):
+        if gravest(hits) in SHOWN:
             return None
         return self._decide(hits, None, None, "")
+
+    def assess_question(self, question: str) -> Decision:
+        """The decision on a question alone; its text is what a model may read, or what the person reads instead.
+
+        Raises:
+            TypeError: ``question`` is not text.
+        """
+        hits = input_rail(_text(question, "question"), self.policy)
+        shown = redact(question) if any(hit.action == "rewrite" for hit in hits) else question
+        return self._decide(hits, None, None, shown)
 
     def assess(
         self, question: str, response: str, confidence: float | None, *, notes: Sequence[RailHit] = ()
@@ -115,7 +137,7 @@ class MedicalGuardrails:
             TypeError: question or response is not text. ValueError: confidence outside [0, 1].
         """
         _text(response, "response")
-        hits = [*input_rail(_text(question, "question"), self.policy), *self._output_hits(response), *notes]
+        hits = [*input_rail(_text(question, "question"), self.policy), *self._output_hits(response, question), *notes]
         stated = confidence
         if confidence is not None:
             if math.isnan(confidence) or not 0.0 <= confidence <= 1.0:
@@ -141,10 +163,14 @@ class MedicalGuardrails:
             return response
         return f"{response.rstrip()}\n\n{disclaimer}"
 
-    def _output_hits(self, response: str) -> tuple[RailHit, ...]:
+    def question_for_model(self, question: str) -> str:
+        """The question as a model may read it: without identifiers, where the policy takes them out."""
+        hits = input_rail(_text(question, "question"), self.policy)
+        return redact(question) if any(hit.action == "rewrite" for hit in hits) else question
+
+    def _output_hits(self, response: str, question: str | None = None) -> tuple[RailHit, ...]:
         """The output rail on the answer alone: words of the disclaimer neither excuse nor accuse it."""
-        plain, disclaimer = normalise(response), normalise(self.config.disclaimer)
-        return output_rail(plain.replace(disclaimer, " ") if disclaimer else plain, self.policy)
+        return output_rail(without(response, self.config.disclaimer), self.policy, question)
 
     def _decide(self, hits: Sequence[RailHit], stated: float | None, raw: float | None, response: str) -> Decision:
         action = gravest(hits)
@@ -153,9 +179,9 @@ class MedicalGuardrails:
         elif action == "withhold":
             text = _explain([hit for hit in hits if hit.action == "withhold"])
         else:
-            text = response
+            text = redact(response) if any(hit.action == "rewrite" and hit.rule in self._output_rules for hit in hits) else response
         reasons = tuple(map(str, hits))
-        return Decision(action in ("allow", "annotate"), action, tuple(hits), stated, raw, text, reasons)
+        return Decision(action in SHOWN, action, tuple(hits), stated, raw, text, reasons)
 
 
 def _explain(hits: Sequence[RailHit]) -> str:

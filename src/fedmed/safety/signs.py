@@ -4,7 +4,7 @@ A sign is one sequence, or several joined by ``+`` that must all be found near e
 by spaces:
 
 ========== =====================================================================
-``word``   that word; ``swell*`` its beginning; ``*itis`` its ending; ``a|b|@c`` either
+``word``   that word; ``swell*`` its beginning; ``*itis`` its ending; ``a|b|@c`` either; ``a_b`` both
 ``@pain``  a meaning of the policy, of one word or several
 ``#``      any number; ``#<13``, ``#>=38`` one of that size
 ``x?``     x or nothing; ``!x`` what follows is not x
@@ -197,7 +197,7 @@ def _word(word: str, source: str) -> list[str]:
         return [word]
     ending = "*" if word.endswith("*") else ""
     beginning = "*" if word.startswith("*") else ""
-    tokens = split(normalise(word.strip("*"))).tokens
+    tokens = split(normalise(word.strip("*").replace("_", " "))).tokens
     if not tokens or "*" in word.strip("*") or (beginning and (ending or len(tokens) > 1)):
         raise ValueError(f"cannot read {word!r} in {source!r}")
     return [*tokens[:-1], beginning + tokens[-1] + ending]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedmed.safety.policy import load_policy
+from fedmed.safety.policy_file import load_policy
 from fedmed.safety.rails import output_rail
 
 pytestmark = pytest.mark.unit

@@ -7,7 +7,7 @@ import pytest
 from fedmed.config.schema import SafetySection
 from fedmed.errors import SafetyPolicyError
 from fedmed.safety.guardrails import MedicalGuardrails
-from fedmed.safety.policy import load_policy, read_policy
+from fedmed.safety.policy_file import load_policy, read_policy
 
 pytestmark = pytest.mark.unit
 

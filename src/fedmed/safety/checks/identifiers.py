@@ -18,7 +18,8 @@ _CODE = r"(?=[\w./ -]{0,12}\d)(?:[a-z]{1,4}[ .-]?)?[\w]*\d[\w./-]*(?: [\w-]*\d[\
 _STREET = (
     r"(?:street|road|lane|avenue|ave|drive|gardens|court|terrace|boulevard|blvd|crescent|row|close|square|mews|st\.?|rd\.?)"
 )
-_NAME = r"[^\W\d_][\w.'’-]+(?: [^\W\d_]\.)?(?:,? [^\W\d_][\w'’-]+){1,2}"
+_NO_NAME = r"(?!(?:born|is|has|was|and|who|had|aged|lives|living|with|takes|asks|dob|mrn|ssn|passport|id|he|she|my|the|a|an|of)\b)"
+_NAME = rf"{_NO_NAME}[^\W\d_][\w.'’-]+(?: [^\W\d_]\.)?(?:,? {_NO_NAME}[^\W\d_][\w'’-]+){{1,2}}"
 
 _STRONG = {
     "a date of birth": rf"\b(?:born|b\. ?|dob|d\.o\.b\.?|date of birth|birth ?date|birthday)[ :]{{0,3}}(?:is |on |in )?(?:the )?{_DATE}",
