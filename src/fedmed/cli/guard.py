@@ -31,8 +31,8 @@ def guard(
     from fedmed.config.load import load_config
     from fedmed.safety.batch import judged, read_items
     from fedmed.safety.guardrails import MedicalGuardrails
-    from fedmed.utils.console import track
     from fedmed.utils.console import out as console
+    from fedmed.utils.console import track
     from fedmed.utils.files import check_writable, write_atomic
 
     guardrails = MedicalGuardrails(load_config(None, (), overrides or ()).safety)

@@ -179,7 +179,11 @@ class MedicalGuardrails:
         elif action == "withhold":
             text = _explain([hit for hit in hits if hit.action == "withhold"])
         else:
-            text = redact(response) if any(hit.action == "rewrite" and hit.rule in self._output_rules for hit in hits) else response
+            text = (
+                redact(response)
+                if any(hit.action == "rewrite" and hit.rule in self._output_rules for hit in hits)
+                else response
+            )
         reasons = tuple(map(str, hits))
         return Decision(action in SHOWN, action, tuple(hits), stated, raw, text, reasons)
 

@@ -1,4 +1,6 @@
-"""What words mean to the policy: marks every word and phrase of a text with its meanings. words, signs -> HERE -> policy.
+"""What words mean to the policy: marks every word and phrase of a text with its meanings.
+
+words, signs -> HERE -> policy.
 
 A meaning (``pain``) lists words and phrases, and may build on other meanings (``@chest .. @pain``).
 """
@@ -30,7 +32,9 @@ class Lexicon:
         self._single: dict[str, list[str]] = {}
         self._beginnings: dict[str, list[str]] = {}
         self._endings: dict[str, list[str]] = {}
-        self._levels: list[dict[str, list[tuple[str, Phrase]]]] = []  # by depth: a label that a phrase cannot do without
+        self._levels: list[
+            dict[str, list[tuple[str, Phrase]]]
+        ] = []  # by depth: a label that a phrase cannot do without
         self._wanted: set[str] = set()
         self._everyday = frozenset(everyday)
         phrases: dict[str, list[Phrase]] = {}
@@ -109,7 +113,11 @@ class Lexicon:
                     words.add(meant, index, index + 1)
                     self._mark(words, index, meant)
         for level in self._levels:
-            found = {id(phrase): (name, phrase) for label in level.keys() & words.spans.keys() for name, phrase in level[label]}
+            found = {
+                id(phrase): (name, phrase)
+                for label in level.keys() & words.spans.keys()
+                for name, phrase in level[label]
+            }
             for name, phrase in found.values():
                 for start, end in phrase.find(words):
                     words.add(name, start, end)
@@ -141,7 +149,9 @@ class Lexicon:
     def _neighbours(self) -> dict[str, str]:
         """Every word with one letter left out -> the word; what two words share is nobody's."""
         found: dict[str, str] = {}
-        known = {word for word in {*self._single, *self._wanted} if word.isalpha() and len(word) >= _SHORTEST_REPAIRED - 1}
+        known = {
+            word for word in {*self._single, *self._wanted} if word.isalpha() and len(word) >= _SHORTEST_REPAIRED - 1
+        }
         for word in sorted(known):
             for key in _with_one_left_out(word):
                 found[key] = word if found.get(key, word) == word else ""
@@ -155,5 +165,3 @@ class Lexicon:
 
 def _with_one_left_out(word: str) -> set[str]:
     return {word} | {word[:at] + word[at + 1 :] for at in range(len(word))}
-
-

@@ -82,8 +82,10 @@ class Score(_Strict):
 
 
 class Check(_Strict):
-    """One rule: fires when a sign, a pattern, its score or its judge says so, no ``unless`` context holds and, where given, an
-    ``only_with`` does."""
+    """One rule: fires when a sign, a pattern, its score or its judge says so.
+
+    Unless an ``unless`` context holds; and, where ``only_with`` is given, only if one of those does.
+    """
 
     id: Id
     severity: Severity
@@ -181,7 +183,7 @@ def contradictions(
                 for name in used:
                     if name not in contexts:
                         yield (rail, index, field), f"no context is called '{name}' (there are: {_list(contexts)})"
-            yield from ((( rail, index, "signs"), problem) for problem in _unknown(phrases_of(check.signs), names))
+            yield from (((rail, index, "signs"), problem) for problem in _unknown(phrases_of(check.signs), names))
     for name, context in file.contexts.items():
         yield from ((("contexts", name, "signs"), problem) for problem in _unknown(phrases_of(context.signs), names))
     for name, sources in file.words.items():
@@ -189,7 +191,9 @@ def contradictions(
 
 
 def _unknown(phrases: Iterator[Phrase] | map[Phrase], names: frozenset[str]) -> list[str]:
-    asked = {label[1:] for phrase in phrases for element in phrase.elements for label in element.labels if label[0] == "@"}
+    asked = {
+        label[1:] for phrase in phrases for element in phrase.elements for label in element.labels if label[0] == "@"
+    }
     return [f"no meaning is called '@{name}'" for name in sorted(asked - names)]
 
 

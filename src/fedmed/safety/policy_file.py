@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from fedmed.errors import SafetyPolicyError
 from fedmed.safety.checks import JUDGES
 from fedmed.safety.lexicon import Lexicon
-from fedmed.safety.policy import Check, Context, Limits, Location, Policy, PolicyFile, contradictions, phrases_of
+from fedmed.safety.policy import Check, Context, Location, Policy, PolicyFile, contradictions, phrases_of
 
 PACKAGED = Path(__file__).with_name("policy.yaml")
 
@@ -28,7 +28,9 @@ class _Source:
         try:
             self.file = PolicyFile.model_validate_json(json.dumps(self.data, default=str))
         except ValidationError as error:
-            found = [(item["loc"], item["msg"].removeprefix("Value error, ")) for item in error.errors()]
+            found: list[tuple[Location, str]] = [
+                (item["loc"], item["msg"].removeprefix("Value error, ")) for item in error.errors()
+            ]
             raise self.refusal(found) from error
 
     def refusal(self, problems: list[tuple[Location, str]]) -> SafetyPolicyError:
@@ -36,7 +38,9 @@ class _Source:
         lines = []
         for location, message in problems:
             field = ".".join(str(step) for step in location)
-            lines.append(f"{self.path}, line {_line(self.node, location)}: {_rule(self.data, location)}{field}: {message}")
+            lines.append(
+                f"{self.path}, line {_line(self.node, location)}: {_rule(self.data, location)}{field}: {message}"
+            )
         return SafetyPolicyError("; ".join(lines), "correct these lines of the policy")
 
 
@@ -73,7 +77,7 @@ def _read(path: Path) -> tuple[yaml.Node, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one where PyYAML was built with it
     try:
         node = yaml.compose(text, Loader=loader)
-        data = yaml.load(text, Loader=loader)  # noqa: S506 -- both are safe loaders
+        data = yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
@@ -135,7 +139,10 @@ def _join(sources: list[_Source], base: Policy | None, *, keep: bool) -> Policy:
     _refuse_unknown_changes(sources[0], base, given)
     limits = top.limits or (base.limits if base else None)
     assert limits is not None  # asked for above
-    return _ready(Policy(top.version, limits, contexts, rails["input"], rails["output"], _NO_WORDS, words, frozenset(everyday)), sources[0])
+    return _ready(
+        Policy(top.version, limits, contexts, rails["input"], rails["output"], _NO_WORDS, words, frozenset(everyday)),
+        sources[0],
+    )
 
 
 _NO_WORDS = Lexicon({})
@@ -162,7 +169,9 @@ def _changed(check: Check, source: _Source) -> Check:
     change = source.file.change.get(check.id)
     if change is None:
         return check
-    new = check.model_copy(update={name: value for name, value in change.model_dump(exclude={"off"}).items() if value is not None})
+    new = check.model_copy(
+        update={name: value for name, value in change.model_dump(exclude={"off"}).items() if value is not None}
+    )
     if new.action == "refer" and not new.say.strip():
         raise source.refusal([(("change", check.id), "action 'refer' needs 'say', the words the person is to read")])
     return new

@@ -62,9 +62,7 @@ def _reach(check: Check, words: Words, first: int, last: int) -> tuple[int, int]
     return words.sentence(first, last)
 
 
-def _has_unexcused(
-    spans: Iterator[tuple[int, int]], words: Words, check: Check, policy: Policy, case: Case
-) -> bool:
+def _has_unexcused(spans: Iterator[tuple[int, int]], words: Words, check: Check, policy: Policy, case: Case) -> bool:
     """Whether a further part of a sign stands there, and is not itself denied ("but no fever")."""
     before = [policy.contexts[name] for name in check.unless if policy.contexts[name].where in ("before", "after")]
     for first, last in spans:
@@ -162,11 +160,13 @@ def input_rail(text: str, policy: Policy) -> tuple[RailHit, ...]:
     plain = normalise(text)
     if not any(character.isalnum() for character in plain):
         return (RailHit("question.empty", "low", "withhold", "there is no question in it"),)
-    hits = []
+    hits: list[RailHit] = []
     for reading, hidden in other_readings(text, plain):
         words = policy.lexicon.read(reading, repair=True)
         case = Case(text, words, None, policy.limits.max_phrase_repeats)
-        checks = [check for check in policy.input if not hidden or check.id.startswith(("emergency.", "injection.", "harm."))]
+        checks = [
+            check for check in policy.input if not hidden or check.id.startswith(("emergency.", "injection.", "harm."))
+        ]
         hits += [hit for hit in _hits(checks, words, policy, case) if hit.rule not in {one.rule for one in hits}]
     limit = policy.limits.max_question_characters
     if len(plain) > limit:

@@ -1,10 +1,12 @@
-"""Other ways to read a question that was written so as not to be read: spaced, turned round, encoded. normalise -> HERE -> rails."""
+"""Other ways to read a question that was written so as not to be read: spaced, turned round, encoded.
+
+normalise -> HERE -> rails.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import codecs
 import html
 import re
 import urllib.parse
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 
 from fedmed.safety.look_alikes import DIGITS
 from fedmed.safety.normalise import normalise
+from fedmed.safety.words import listed
 
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{16,}={0,2}")
 _HEX = re.compile(r"(?<![0-9a-zA-Z])(?:(?:0x|\\x|%)?[0-9a-fA-F]{2}[\s,]?){10,}")
@@ -20,17 +23,13 @@ _ESCAPES = re.compile(r"%[0-9a-fA-F]{2}|&#?\w{2,8};|\\u[0-9a-fA-F]{4}|\\x[0-9a-f
 _LEET = re.compile(r"(?=\w*[a-z])(?=\w*[013457@$!|])[\w@$!|]{3,}", re.IGNORECASE)
 _SPACED = re.compile(r"(?<!\w)(?:\w[\W_]{1,3}){4,}\w(?!\w)")
 _MORSE = re.compile(r"(?:[.\-]{1,6}[ /|]+){8,}[.\-]{1,6}")
-_MORSE_LETTERS = dict(
-    zip(
-        ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --..".split(),
-        "abcdefghijklmnopqrstuvwxyz",
-        strict=True,
-    )
-)
+_CODES = ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.."
+_MORSE_LETTERS = dict(zip(_CODES.split(" "), "abcdefghijklmnopqrstuvwxyz", strict=True))
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _TAGS = re.compile("[\U000e0020-\U000e007e]+")  # invisible letters of Unicode's tag block
-_COMMON = frozenset(
+_COMMON = listed(
     "the and you your are is of to in for with that this all not my me what how ignore instructions previous rules "
-    "system prompt safety answer without tell now doctor pain help want kill act as".split()
+    "system prompt safety answer without tell now doctor pain help want kill act as"
 )
 _LONGEST = 20_000  # characters that are decoded; longer questions are refused anyway
 
@@ -59,6 +58,8 @@ def _hidden(text: str, plain: str) -> Iterator[str]:
         yield re.sub(r"\\[ux]([0-9a-fA-F]{4}|[0-9a-fA-F]{2})", lambda code: chr(int(code.group(1), 16)), decoded)
     yield from _decoded(text)
     if _SPACED.search(plain):
+        # In the text as typed wider gaps may show where words end; in the plain form they are gone.
+        yield _SPACED.sub(lambda run: _unspaced(run.group()), text)
         yield _SPACED.sub(lambda run: _unspaced(run.group()), plain)
     if "\n" in text.strip():
         lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -67,10 +68,21 @@ def _hidden(text: str, plain: str) -> Iterator[str]:
     leet = _LEET.sub(lambda word: word.group().translate(DIGITS), plain)
     if leet != plain:
         yield leet
-    rot = codecs.encode(plain, "rot13")
-    for candidate in (rot, plain[::-1], " ".join(word[::-1] for word in plain.split()), " ".join(plain.split()[::-1])):
+    shifted = (_shift(plain, by) for by in range(1, 26))
+    for candidate in (
+        *shifted,
+        plain[::-1],
+        " ".join(word[::-1] for word in plain.split()),
+        " ".join(plain.split()[::-1]),
+    ):
         if _english(candidate) > max(2, 1.5 * _english(plain)):
             yield candidate
+
+
+def _shift(plain: str, by: int) -> str:
+    """Every letter moved on in the alphabet (13: rot13)."""
+    moved = _ALPHABET[by:] + _ALPHABET[:by]
+    return plain.translate(str.maketrans(_ALPHABET, moved))
 
 
 def _unspaced(run: str) -> str:
@@ -98,7 +110,8 @@ def _decoded(text: str) -> Iterator[str]:
     for match in _BINARY.finditer(text):
         yield "".join(chr(int(byte, 2)) for byte in re.findall(r"[01]{8}", match.group()))
     for match in _MORSE.finditer(text):
-        yield "".join(_MORSE_LETTERS.get(code, " ") for code in re.split(r" |(?=[/|])|(?<=[/|])", match.group()) if code)
+        codes = re.split(r" |(?=[/|])|(?<=[/|])", match.group())
+        yield "".join(_MORSE_LETTERS.get(code, " ") for code in codes if code)
 
 
 def _base32(body: str) -> bytes:

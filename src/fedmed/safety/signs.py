@@ -134,7 +134,7 @@ def _walk(elements: tuple[Element, ...], at: int, position: int, words: Words, e
 
 def _skips_negation(words: Words, position: int) -> bool:
     at = words.spans.get(NEGATOR)
-    return bool(at) and position in at
+    return at is not None and position in at
 
 
 def _ends(element: Element, position: int, words: Words, end: int) -> Iterator[int]:

@@ -19,9 +19,15 @@ _STRENGTH = {",": COMMA, ";": CLAUSE, ":": CLAUSE, "(": CLAUSE, ")": CLAUSE, "-"
 _NUMBER_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen twenty"
-).split()
+)
 _TENS = {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "hundred": 100, "thousand": 1000, "dozen": 12}
-NUMBERS: Mapping[str, float] = {word: float(value) for value, word in enumerate(_NUMBER_WORDS)} | _TENS
+NUMBERS: Mapping[str, float] = {word: float(value) for value, word in enumerate(_NUMBER_WORDS.split())} | _TENS
+
+
+def listed(text: str) -> frozenset[str]:
+    """The words of a list that is written as a sentence."""
+    return frozenset(text.split())
+
 
 Spans = dict[int, tuple[int, ...]]  # start -> every end
 

@@ -1,4 +1,6 @@
-"""An answer against itself, or against what the question says of an allergy or a condition. words, tables -> HERE -> rails.
+"""An answer against itself, or against what the question says of an allergy or a condition.
+
+words, tables -> HERE -> rails.
 
 Two sentences contradict where they are about the same words, one with a denial and one without, and neither sets a
 condition. Not covered: contradictions in other words, in numbers, or against knowledge.
@@ -10,32 +12,40 @@ from typing import NamedTuple
 
 from fedmed.safety.checks.case import Case
 from fedmed.safety.checks.tables import forbidden, places
-from fedmed.safety.words import CLAUSE, Words
+from fedmed.safety.words import CLAUSE, Words, listed
 
-_NOT = frozenset(
-    "not no never none nothing without cannot cant dont doesnt didnt isnt arent wont shouldnt mustnt neednt nobody avoid avoided "
-    "forbidden contraindicated unsafe dangerous wrong unnecessary nor neither harmful".split()
+_NOT = listed(
+    "not no never none nothing without cannot cant dont doesnt didnt isnt arent wont shouldnt mustnt neednt "
+    "nobody avoid avoided "
+    "forbidden contraindicated unsafe dangerous wrong unnecessary nor neither harmful"
 )
-_CONDITION = frozenset(
-    "if unless until when while although though however but except some sometimes usually often may might could other others "
-    "different whereas instead than first then later before after only most many rather either more depending without".split()
+_CONDITION = listed(
+    "if unless until when while although though however but except some sometimes usually often may might could "
+    "other others "
+    "different whereas instead than first then later before after only most many rather either more depending without"
 )
-_EMPTY = frozenset(
-    "the a an of to in on often very almost at by for with from and or is are was were be been it its this that these those you your i we they he she "
-    "his her their our as do does did have has had can will would should must may very so also too there here what which who how "
-    "all any each every both them him me my yes one us up out into about because since due per well just even still much "
-    "answer means case people person make made get take".split()
+_EMPTY = listed(
+    "the a an of to in on often very almost at by for with from and or is are was were be been it its this that "
+    "these those you your i we they he she "
+    "his her their our as do does did have has had can will would should must may very so also too there here "
+    "what which who how "
+    "all any each every both them him me my yes one us up out into about because since due per well just even "
+    "still much "
+    "answer means case people person make made get take"
 )
-_TAKE = frozenset("take taken takes taking answer".split())
-_RECOMMENDS = frozenset(
-    "best recommend recommended suggest suggested option choose choice take try use ideal good suit suits safe safest give well fine "
-    "can may have eat spoon yes so".split()
+_TAKE = listed("take taken takes taking answer")
+_RECOMMENDS = listed(
+    "best recommend recommended suggest suggested option choose choice take try use ideal good suit suits safe "
+    "safest give well fine "
+    "can may have eat spoon yes so"
 )
-_ALLERGY = frozenset("allergic allergy allergies anaphylaxis anaphylactic intolerant intolerance react reaction cant".split())
-_JUDGES = frozenset(
-    "safe unsafe must should need needs needed necessary unnecessary essential take taken avoid avoided recommended recommend best may can "
-    "have required allowed forbidden fine right wrong dangerous harmless suitable use put never always often eat drink go give "
-    "given treat stop fast vaccines".split()
+_ALLERGY = listed("allergic allergy allergies anaphylaxis anaphylactic intolerant intolerance react reaction cant")
+_JUDGES = listed(
+    "safe unsafe must should need needs needed necessary unnecessary essential take taken avoid avoided "
+    "recommended recommend best may can "
+    "have required allowed forbidden fine right wrong dangerous harmless suitable use put never always often "
+    "eat drink go give "
+    "given treat stop fast vaccines"
 )  # two sentences that only describe ("the extra chromosome is … ") are not set against each other
 _MOST = 9  # sentences; longer texts weigh two sides, and words recur by chance
 
@@ -83,7 +93,9 @@ def _say(words: Words, first: int, last: int) -> _Said:
     if not stems and _TAKE & set(tokens):
         stems = frozenset(("take",))
     denials = sum(token in _NOT for token in tokens)
-    return _Said(stems, bool(_JUDGES & set(tokens)), denials % 2 == 1, bool(_CONDITION & set(tokens)) or last - first > 32)
+    return _Said(
+        stems, bool(_JUDGES & set(tokens)), denials % 2 == 1, bool(_CONDITION & set(tokens)) or last - first > 32
+    )
 
 
 def _stem(token: str) -> str:
@@ -113,6 +125,10 @@ def _recommended(words: Words, at: int) -> bool:
     tokens = words.tokens[first:last]
     if not _RECOMMENDS & set(tokens):
         return False
-    return not any(token in _NOT or token in ("risk", "allergic", "allergy", "avoiding", "check", "ask", "doctor") for token in tokens) or (
-        "because" in tokens or "since" in tokens or "so" in tokens
-    ) and not any(token in _NOT for token in words.tokens[max(first, at - 6) : at])
+    return not any(
+        token in _NOT or token in ("risk", "allergic", "allergy", "avoiding", "check", "ask", "doctor")
+        for token in tokens
+    ) or (
+        ("because" in tokens or "since" in tokens or "so" in tokens)
+        and not any(token in _NOT for token in words.tokens[max(first, at - 6) : at])
+    )

@@ -6,21 +6,22 @@ import re
 from collections.abc import Sequence
 
 from fedmed.safety.checks.case import Case
+from fedmed.safety.words import listed
 
 _SAME_LETTER = re.compile(r"([^\W\d_])\1{11,}")
 _ESCAPED = re.compile(r"(?:\\+[nrt]\s*){3,}")
 _LONGEST_PHRASE = 40  # words; longer repeats do not fit an answer
-_DANGLING = frozenset(
+_DANGLING = listed(
     "the a an of to in on at by for with from and or nor but around about into onto under over between because which "
     "who whose that than as is are was were be been being your their his her its our my such including during if "
     "when while where whether can could may might must shall should will would has have had do does not very more "
-    "these those this without within until unless although though also per towards toward upon against through".split()
+    "these those this without within until unless although though also per towards toward upon against through"
 )
 _ENDINGS_FINE = re.compile(r"(?:\.\.\.|…|[.!?:;)\]}\"'”’»%°\d])\s*$")
-_ORDINARY = frozenset(
+_ORDINARY = listed(
     "the a an of to in on at by for with from and or but is are was were be been it its this that these those you "
     "your he she they we i his her their as not no can may will if when which who than then more most also have has "
-    "had do does should some one into after before about over such other".split()
+    "had do does should some one into after before about over such other"
 )
 
 

@@ -1,4 +1,6 @@
-"""A dose above the largest in the table: ten-fold errors, milligrams for micrograms, daily for weekly. words -> HERE -> rails.
+"""A dose above the largest in the table: ten-fold errors, milligrams for micrograms, daily for weekly.
+
+words -> HERE -> rails.
 
 Source: rules/max_doses.yaml, a source a row. Not covered: medicines not in the table, doses for children by weight
 other than "mg/kg", doses in words ("a handful").
@@ -11,21 +13,24 @@ from typing import NamedTuple
 
 from fedmed.safety.checks.case import Case
 from fedmed.safety.checks.tables import Dose, doses, places
-from fedmed.safety.words import Words
+from fedmed.safety.words import Words, listed
 
 _UNITS = {
     "mg": ("mg", 1.0), "milligram": ("mg", 1.0), "milligrams": ("mg", 1.0), "mgs": ("mg", 1.0),
     "g": ("mg", 1000.0), "gram": ("mg", 1000.0), "grams": ("mg", 1000.0), "gm": ("mg", 1000.0),
-    "mcg": ("mg", 0.001), "microgram": ("mg", 0.001), "micrograms": ("mg", 0.001), "ug": ("mg", 0.001), "μg": ("mg", 0.001),
+    "mcg": ("mg", 0.001), "microgram": ("mg", 0.001), "micrograms": ("mg", 0.001), "ug": ("mg", 0.001),
+    "μg": ("mg", 0.001),
     "iu": ("iu", 1.0), "units": ("iu", 1.0), "mmol": ("mmol", 1.0), "meq": ("mmol", 1.0),
 }  # fmt: skip
 _TIMES = {
-    "once": 1, "twice": 2, "thrice": 3, "bd": 2, "bid": 2, "tds": 3, "tid": 3, "qds": 4, "qid": 4, "od": 1, "hourly": 24,
+    "once": 1, "twice": 2, "thrice": 3, "bd": 2, "bid": 2, "tds": 3, "tid": 3, "qds": 4, "qid": 4,
+    "od": 1, "hourly": 24,
 }  # fmt: skip
 _A_DAY = frozenset(("day", "daily", "24"))
-_WARNING = frozenset(
-    "overdose overdoses overdosed toxic toxicity poisoning lethal fatal exceed exceeds exceeding not never avoid error mice "
-    "rats animals blood serum level levels misuse abuse harmful dangerous too dont above".split()
+_WARNING = listed(
+    "overdose overdoses overdosed toxic toxicity poisoning lethal fatal exceed exceeds exceeding not never "
+    "avoid error mice "
+    "rats animals blood serum level levels misuse abuse harmful dangerous too dont above"
 )
 _FAR = 12  # words between a medicine and its dose
 
@@ -130,7 +135,7 @@ def _frequency(words: Words, amount: _Amount, last: int) -> tuple[float, bool]:
     times, daily = 1.0, False
     for index in range(amount.last, min(last, amount.last + 12)):
         token = words.tokens[index]
-        if index > amount.last + 1 and token in _UNITS and words.tokens[index - 1] in words.spans.get("#", {}):
+        if index > amount.last + 1 and token in _UNITS and index - 1 in words.numbers:
             break
         if token in _TIMES:
             times, daily = max(times, _TIMES[token]), True

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from fedmed.safety.checks.case import Case
 from fedmed.safety.checks.tables import groups, pairs, places
-from fedmed.safety.words import Words
+from fedmed.safety.words import Words, listed
 
-_WARNING = (
-    "no-go life threatening fall dangerous risk risks risky avoid avoided interact interacts interaction interactions contraindicated caution careful "
-    "warning bleeding serotonin life-threatening severe serious harmful toxic fatal unsafe lethal monitored reduce raise raises "
-    "trigger crisis problem worse weaken weakens increase increases slow slows stop ask pharmacist doctor"
-).split()
-_YES = frozenset("yes sure together both fine ok okay safe harmless compatible combination freely well carry nothing restart "
-                 "ordinary nice perfectly full with protects add all can mix".split())  # fmt: skip
-_DENIED = frozenset("no not never isnt arent doesnt dont nothing without neednt none".split())
+_WARNING = listed(
+    "no-go life threatening fall dangerous risk risks risky avoid avoided interact interacts interaction "
+    "interactions contraindicated caution careful warning bleeding serotonin life-threatening severe serious "
+    "harmful toxic fatal unsafe lethal monitored reduce raise raises trigger crisis problem worse weaken weakens "
+    "increase increases slow slows stop ask pharmacist doctor"
+)
+_YES = listed(
+    "yes sure together both fine ok okay safe harmless compatible combination freely well carry nothing "
+    "restart"
+
+                 "ordinary nice perfectly full with protects add all can mix")  # fmt: skip
+_DENIED = listed("no not never isnt arent doesnt dont nothing without neednt none")
 
 
 def dangerous_pair(case: Case) -> str | None:
@@ -59,7 +63,8 @@ def _warns(words: Words) -> bool:
             if not _DENIED & set(words.tokens[max(low, at - 6) : at]):
                 return True
     return any(
-        words.tokens[at + 1 : at + 2] and words.tokens[at + 1] in ("not", "take", "be", "mix", "combine", "use", "drink", "together")
+        words.tokens[at + 1 : at + 2]
+        and words.tokens[at + 1] in ("not", "take", "be", "mix", "combine", "use", "drink", "together")
         for token in ("not", "never", "dont", "shouldnt")
         for at in words.spans.get(token, ())
     )

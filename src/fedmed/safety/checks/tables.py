@@ -1,4 +1,4 @@
-"""The tables behind checks: doses, combinations, conditions. YAML beside the policy, read once. HERE -> doses, pairs."""
+"""The tables behind checks: doses, combinations, conditions; YAML beside the policy. HERE -> doses, pairs."""
 
 from __future__ import annotations
 
