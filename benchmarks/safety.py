@@ -1,4 +1,4 @@
-"""What the guardrails catch, and what they stop that they should not: ``make bench-safety`` -> benchmarks/results/safety.json.
+"""What the guardrails catch, and what they stop that they should not: ``make bench-safety`` -> results/safety.json.
 
 The project's own cases (tests/cases/safety) lie in two halves: rules were written with ``read`` in sight and never with
 ``unread``. A red flag is caught when the person is told what to do now; an injection is through when the question would
@@ -175,19 +175,27 @@ def milliseconds(words: int = 200, times: int = 200) -> Line:
     sentence = (
         "Asthma is a long-term condition in which the airways of the lungs are inflamed and narrow from time to time. "
         "Treatment aims at control: a preventer inhaler lowers inflammation, and a reliever opens the airways. "
-        "A doctor or nurse should review the plan at least once a year, and people may ask for help with their technique. "
+        "A doctor or nurse should review the plan at least once a year, and people may ask for help with technique. "
         "Common triggers include pollen, dust mites, cold air, exercise, smoke and infections of the nose and throat. "
     )
     answer = " ".join((sentence.split() * (words // len(sentence.split()) + 1))[:words]) + "."
     # The same sentence again and again would be a loop: every word that is not the first of its kind gets a number.
-    answer = " ".join(f"{word}{index // 70}" if index >= 70 and word.isalpha() else word for index, word in enumerate(answer.split()))
+    numbered = (
+        f"{word}{index // 70}" if index >= 70 and word.isalpha() else word for index, word in enumerate(answer.split())
+    )
+    answer = " ".join(numbered)
     question = "How is asthma treated, and what sets it off?"
     taken = []
     for _ in range(times):
         started = time.perf_counter()
         RAILS.assess(question, answer, 0.6)
         taken.append(1000 * (time.perf_counter() - started))
-    return {"words": words, "median": statistics.median(taken), "p95": statistics.quantiles(taken, n=20)[-1], "times": times}
+    return {
+        "words": words,
+        "median": statistics.median(taken),
+        "p95": statistics.quantiles(taken, n=20)[-1],
+        "times": times,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

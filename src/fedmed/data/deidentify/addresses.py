@@ -120,7 +120,7 @@ _STREET_NEAR = re.compile(
     r"\d [^.\n]{1,40}\b(?:street|avenue|ave|road|rd|boulevard|blvd|lane|ln|parkway|highway|terrace|crescent"
     r"|drive|court|circle|place|square|way|st|row|trail|loop|grove|plaza)\b"
 )
-_IN_TOWNS = frozenset("new north south east west old".split())
+_IN_TOWNS = frozenset(["new", "north", "south", "east", "west", "old"])
 Span = tuple[int, int, float, str, str]
 
 
@@ -172,7 +172,9 @@ class AddressFinder:
 
     def _is_street(self, text: str, match: re.Match[str]) -> bool:
         words = [word.strip(".'’-").lower() for word in match.group(1).split()]
-        if any((self.vocabulary.is_form_word(word) and word not in _IN_TOWNS) or self.lexicon.drug(word) for word in words):
+        if any(
+            (self.vocabulary.is_form_word(word) and word not in _IN_TOWNS) or self.lexicon.drug(word) for word in words
+        ):
             return False
         if match.group(2) or _STRONG_AFTER.match(text, match.end()):
             return True

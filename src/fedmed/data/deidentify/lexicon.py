@@ -32,8 +32,28 @@ _FREQUENT_GIVEN = 250
 _COMMON_SURNAMES = 1500
 _LOWER = re.compile(r"(?<![\w'-])[a-z][a-z]+(?:'[a-z]+)?(?![\w])")
 _CAPITAL = re.compile(r"(?<=[a-z,] )[A-ZÀ-Þ][a-zà-ÿ]+")
-_PREFIXES = tuple(
-    "neuro cardio gastro out over under pre post non anti micro hyper hypo ortho psycho radio immuno tele electro multi inter".split()
+_PREFIXES = (
+    "neuro",
+    "cardio",
+    "gastro",
+    "out",
+    "over",
+    "under",
+    "pre",
+    "post",
+    "non",
+    "anti",
+    "micro",
+    "hyper",
+    "hypo",
+    "ortho",
+    "psycho",
+    "radio",
+    "immuno",
+    "tele",
+    "electro",
+    "multi",
+    "inter",
 )
 _INFLECTIONS = (
     "'s",

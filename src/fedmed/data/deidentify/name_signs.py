@@ -89,7 +89,8 @@ _CAPITALS_AFTER = re.compile(r"[,;.]?\s|[,;.]?$")
 _AGE_AFTER = re.compile(r"\s?[,(]\s?(?:a\s)?\d{1,3}[\s-]*(?:y|year|M\b|F\b)")
 _PAIR = re.compile(r"\((?:[A-Z]{2,3}|(?:[A-Z]\.){2,3})/(?:[A-Z]{2,3}|(?:[A-Z]\.){2,3})\)")
 _NICKNAME = re.compile(
-    r"(?:called|named|known as|goes by|nicknamed?|out for|ask(?:s|ing|ed)? for|aka|a\.k\.a\.?)\s+[\"“]([A-ZÀ-Þ]\w+)[\"”]"
+    r"(?:called|named|known as|goes by|nicknamed?|out for|ask(?:s|ing|ed)? for"
+    r"|aka|a\.k\.a\.?)\s+[\"“]([A-ZÀ-Þ]\w+)[\"”]"
     r"|[\"“]([A-ZÀ-Þ]\w+)[\"”],?\s+(?:real name|aka|a\.k\.a)"
 )
 _LAST_CAPITALS = re.compile(r"(?:[.!?\n]\s*|[-–—/]{1,2}\s?)([A-Z]{2,3})\s*$")

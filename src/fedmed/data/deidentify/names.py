@@ -23,7 +23,6 @@ from fedmed.data.deidentify.name_signs import (
 from fedmed.data.deidentify.vocabulary import LIKELY, MAYBE, SURE, UNKNOWN, WORD
 from fedmed.data.deidentify.words import INITIAL, LOWER, TITLE, UPPER, Words
 
-
 _LEADING = PARTICLES - {"e", "y", "o", "la", "le", "das", "do", "san", "santa", "av", "af", "st"}
 
 
@@ -68,7 +67,9 @@ class NameFinder(NameExtent):
         if word.case == LOWER and word.lower in PARTICLES and self.capital_after(view, index) and index:
             last = self.absorb(view, index, sure=True)
             if last is not None and (trigger(view, index) or self.kind(words[last].lower) in (LIKELY, UNKNOWN, SURE)):
-                return self._finding(view, index, last, 0.62, "name.particle", "a particle and a capital word"), last + 1
+                return self._finding(
+                    view, index, last, 0.62, "name.particle", "a particle and a capital word"
+                ), last + 1
         if word.case == LOWER:
             return self._lower_case(view, index)
         if word.case == INITIAL:
@@ -81,7 +82,9 @@ class NameFinder(NameExtent):
             return None, index + 1
         if told != LABEL and self.vocabulary.eponymous(view, index):
             return None, index + 1
-        called = told is not None and (view.words[index - 1].lower in ("called", "named", "nicknamed") or '"' in word.gap)
+        called = told is not None and (
+            view.words[index - 1].lower in ("called", "named", "nicknamed") or '"' in word.gap
+        )
         if kind == WORD and not (
             (told == LABEL or called)
             and not self.vocabulary.is_form_word(word.lower)
@@ -138,7 +141,10 @@ class NameFinder(NameExtent):
             and (kind != MAYBE or run[0].lower in lexicon.given)
         ):
             return 0.6, "name.acts", "does what people do"
-        if opens_line(view, first, last) and (kind in (SURE, LIKELY, UNKNOWN) or (kind == MAYBE and run[0].lower in lexicon.given and not lexicon.medical(run[0].lower))):
+        if opens_line(view, first, last) and (
+            kind in (SURE, LIKELY, UNKNOWN)
+            or (kind == MAYBE and run[0].lower in lexicon.given and not lexicon.medical(run[0].lower))
+        ):
             return 0.5, "name.line", "begins a line as somebody who is spoken to, or who speaks"
         if kind == LIKELY and (not words[first].opens or run[0].lower in lexicon.common_surnames):
             return 0.55, "name.surname", "a surname that is no other word"
@@ -250,7 +256,9 @@ class NameFinder(NameExtent):
         if "^" not in view.text:
             return
         for match in re.finditer(
-            r"(?<![\w^])([^\W\d_](?:[^\W\d_]|['’\- ])+)\^([^\W\d_](?:[^\W\d_]|['’\-])+)(?:\^[^\W\d_](?:[^\W\d_]|['’\-])*)?", view.text
+            r"(?<![\w^])([^\W\d_](?:[^\W\d_]|['’\- ])+)"
+            r"\^([^\W\d_](?:[^\W\d_]|['’\-])+)(?:\^[^\W\d_](?:[^\W\d_]|['’\-])*)?",
+            view.text,
         ):
             if self.kind(match.group(1).lower()) != WORD or self.kind(match.group(2).lower()) in (SURE, LIKELY):
                 yield Finding(

@@ -134,7 +134,9 @@ class PlaceFinder:
         words, lexicon = view.words, self.lexicon
         word = words[index]
         shouted = view.shouted and word.case == UPPER
-        if (word.case != TITLE and not shouted) or (self.vocabulary.is_function_word(word.lower) and word.lower not in _FORMED):
+        if (word.case != TITLE and not shouted) or (
+            self.vocabulary.is_function_word(word.lower) and word.lower not in _FORMED
+        ):
             return
         after = words[index + 1] if index + 1 < len(words) else None
         if after is not None and after.joined and after.lower in _COUNTY_WORDS and after.case in (TITLE, UPPER):
