@@ -56,6 +56,11 @@ class Uplink:
         Raises:
             UpdateRejectedError: the update is not finite. BudgetError, LedgerError: its noise cannot be charged.
         """
+        message, received, after = self.message(payload, before)
+        return replace(received, message_bytes=len(message)), after
+
+    def message(self, payload: Payload, before: HospitalState) -> tuple[bytes, Payload, HospitalState]:
+        """As ``send``, for a line that carries bytes: the message comes first."""
         lossy = self._wire.up != "fp32"
         if lossy:
             owed = {name: array + before.get(_LOST + name, np.float32(0.0)) for name, array in payload.arrays.items()}
@@ -66,7 +71,7 @@ class Uplink:
         after = dict(before)
         if lossy:  # an array that was not sent this round keeps what it is owed
             after |= {_LOST + name: payload.arrays[name] - array for name, array in received.arrays.items()}
-        return replace(received, message_bytes=len(message)), after
+        return message, received, after
 
     def hidden(self, payload: Payload) -> Payload:
         """Clipped, and with its share of the noise where there is any: what may leave.
@@ -125,6 +130,21 @@ class Downlink:
         Returns:
             The global state as the hospitals have it now, and the bytes of all messages together.
         """
+        now, update, _ = self.update(state, held, plan.round, algorithm)
+        up_to_date = set(history[-1].admitted) if history and held is not None else set()
+        late = [name for name in plan.hospitals if name not in up_to_date]
+        whole = len(encode_state(now, "fp32", round=plan.round, algorithm=algorithm)) if late else 0
+        return now, whole * len(late) + len(update) * (len(plan.hospitals) - len(late))
+
+    def update(
+        self, state: AdapterState, held: AdapterState | None, round: int, algorithm: str
+    ) -> tuple[AdapterState, bytes, bool]:
+        """The message for a hospital that has ``held``: what changed.
+
+        Returns:
+            The global state as the hospitals have it now, the message, and whether its arrays are differences to
+            ``held``, rather than new values.
+        """
         known = held or {}
         changed = {
             name: array
@@ -133,13 +153,9 @@ class Downlink:
         }
         encoding, share = self._wire.down, self._wire.top_k_share
         if encoding == "fp32" or not changed or any(name not in known for name in changed):
-            now, update = state, encode_state(changed, "fp32", round=plan.round, algorithm=algorithm)
-        else:
-            moved = {name: np.subtract(array, known[name], dtype=np.float32) for name, array in changed.items()}
-            update = encode_state(moved, encoding, round=plan.round, algorithm=algorithm, top_k_share=share)
-            arrived = decode_state(update, template_of(moved), top_k_share=share).arrays
-            now = state | {name: np.add(known[name], array, dtype=np.float32) for name, array in arrived.items()}
-        up_to_date = set(history[-1].admitted) if history and held is not None else set()
-        late = [name for name in plan.hospitals if name not in up_to_date]
-        whole = len(encode_state(now, "fp32", round=plan.round, algorithm=algorithm)) if late else 0
-        return now, whole * len(late) + len(update) * (len(plan.hospitals) - len(late))
+            return state, encode_state(changed, "fp32", round=round, algorithm=algorithm), False
+        moved = {name: np.subtract(array, known[name], dtype=np.float32) for name, array in changed.items()}
+        message = encode_state(moved, encoding, round=round, algorithm=algorithm, top_k_share=share)
+        arrived = decode_state(message, template_of(moved), top_k_share=share).arrays
+        now = state | {name: np.add(known[name], array, dtype=np.float32) for name, array in arrived.items()}
+        return now, message, True
