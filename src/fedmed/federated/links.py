@@ -11,7 +11,7 @@ Not covered: entropy coding; a hospital that missed a round and asks for its dif
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -100,6 +100,16 @@ def _thinned(payload: Payload) -> Payload:
     return replace(payload, metrics=replace(metrics, step_losses=losses))
 
 
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What goes down to a hospital that is up to date."""
+
+    now: AdapterState  # the global state as hospitals have it afterwards
+    message: bytes
+    names: tuple[str, ...]  # of the arrays in it
+    moved: bool  # it brings differences, rather than values
+
+
 class Downlink:
     """The coordinator's side of the way down.
 
@@ -130,32 +140,25 @@ class Downlink:
         Returns:
             The global state as the hospitals have it now, and the bytes of all messages together.
         """
-        now, update, _ = self.update(state, held, plan.round, algorithm)
+        update = self.update(state, held, plan.round, algorithm)
         up_to_date = set(history[-1].admitted) if history and held is not None else set()
         late = [name for name in plan.hospitals if name not in up_to_date]
-        whole = len(encode_state(now, "fp32", round=plan.round, algorithm=algorithm)) if late else 0
-        return now, whole * len(late) + len(update) * (len(plan.hospitals) - len(late))
+        whole = len(encode_state(update.now, "fp32", round=plan.round, algorithm=algorithm)) if late else 0
+        return update.now, whole * len(late) + len(update.message) * (len(plan.hospitals) - len(late))
 
-    def update(
-        self, state: AdapterState, held: AdapterState | None, round: int, algorithm: str
-    ) -> tuple[AdapterState, bytes, bool]:
-        """The message for a hospital that has ``held``: what changed.
-
-        Returns:
-            The global state as the hospitals have it now, the message, and whether its arrays are differences to
-            ``held``, rather than new values.
-        """
+    def update(self, state: AdapterState, held: AdapterState | None, round: int, algorithm: str) -> Update:
+        """What changed, for a hospital that has ``held``."""
         known = held or {}
         changed = {
             name: array
             for name, array in state.items()
             if name not in known or known[name].shape != array.shape or not np.array_equal(known[name], array)
         }
-        encoding, share = self._wire.down, self._wire.top_k_share
+        names, encoding, share = tuple(changed), self._wire.down, self._wire.top_k_share
         if encoding == "fp32" or not changed or any(name not in known for name in changed):
-            return state, encode_state(changed, "fp32", round=round, algorithm=algorithm), False
+            return Update(state, encode_state(changed, "fp32", round=round, algorithm=algorithm), names, False)
         moved = {name: np.subtract(array, known[name], dtype=np.float32) for name, array in changed.items()}
         message = encode_state(moved, encoding, round=round, algorithm=algorithm, top_k_share=share)
         arrived = decode_state(message, template_of(moved), top_k_share=share).arrays
         now = state | {name: np.add(known[name], array, dtype=np.float32) for name, array in arrived.items()}
-        return now, message, True
+        return Update(now, message, names, True)
