@@ -97,6 +97,25 @@ def load_with_report(
     return to_dataset(placed), report
 
 
+def local_records(path: Path, columns: Mapping[str, str] | None = None) -> list[QARecord]:
+    """All usable records of a file or folder in their order: one hospital's share, of which nothing is drawn or moved.
+
+    Args:
+        path: a file, or a folder such as ``write_split`` makes for a hospital.
+        columns: our column -> theirs, for names that ``columns.py`` does not know.
+
+    Returns:
+        The records; ``split`` is empty where the source does not say.
+
+    Raises:
+        DataNotFoundError, DataFormatError, EmptyDataError: as ``load_with_report``.
+    """
+    records, _ = clean(_local(path, columns))
+    if not records:
+        raise EmptyDataError(f"{path} holds no usable record", "check that questions and answers are in its columns")
+    return records
+
+
 def _usable_records(
     name: str, hub_split: str, columns: Mapping[str, str] | None
 ) -> tuple[list[QARecord], dict[str, Counts]]:

@@ -52,7 +52,7 @@ def pack_update(update: Update, known: AdapterState) -> tuple[dict[str, Any], by
 
 
 def unpack_state(
-    header: Mapping[str, Any],
+    header: Any,
     body: bytes,
     known: AdapterState | None,
     *,

@@ -38,6 +38,7 @@ class Run:
 
     run_id: str
     config_digest: str | None = None  # of the settings of its first training
+    base: str | None = None  # digest of the base model it was trained on
     answered: dict[int, int] = field(default_factory=dict)  # round -> highest attempt that was answered
     sums: dict[int, Begun] = field(default_factory=dict)
     finished: bool = False
@@ -73,18 +74,22 @@ class RunMemory:
                 "put it back from a copy: without it an old order could be carried out again",
             ) from error
 
-    def settle(self, run_id: str, config_digest: str) -> None:
-        """Remember a run's settings.
+    def settle(self, run_id: str, config_digest: str, base: str | None) -> None:
+        """Remember a run's settings and base model.
 
         Raises:
             FederationError: it has others already.
         """
         run = self.run(run_id)
-        if run.config_digest == config_digest:
-            return
-        if run.config_digest is not None:
+        if run.config_digest not in (None, config_digest):
             raise FederationError("the run was begun under other settings here", "start a new run for new settings")
-        self._write(replace(run, config_digest=config_digest))
+        if None not in (base, run.base) and base != run.base:
+            raise FederationError(
+                "the base model at this hospital has changed since the run began", "put it back, or start a new run"
+            )
+        settled = replace(run, config_digest=config_digest, base=base or run.base)
+        if settled != run:
+            self._write(settled)
 
     def check_new(self, run_id: str, round: int, attempt: int) -> None:
         """Return quietly if an order of this round and attempt may still be carried out.

@@ -114,10 +114,13 @@ def test_what_was_answered_is_stale_and_going_back_takes_a_higher_attempt(tmp_pa
 
 def test_a_run_keeps_its_settings_and_once_finished_does_nothing_more(tmp_path: Path) -> None:
     memory = RunMemory(tmp_path)
-    memory.settle("run", ORDER)
-    memory.settle("run", ORDER)
+    memory.settle("run", ORDER, None)
+    memory.settle("run", ORDER, OTHER)
+    memory.settle("run", ORDER, None)
     with pytest.raises(FederationError, match="other settings"):
-        RunMemory(tmp_path).settle("run", OTHER)
+        RunMemory(tmp_path).settle("run", OTHER, OTHER)
+    with pytest.raises(FederationError, match="base model at this hospital has changed"):
+        RunMemory(tmp_path).settle("run", ORDER, ORDER)
     memory.finish("run")
     memory.finish("run")
     for act in (lambda: memory.check_new("run", 9, 9), lambda: memory.begin_sum("run", 9, 9)):
