@@ -48,13 +48,15 @@ class Outbox:
     """The entries of one hospital.
 
     Args:
-        folder: the hospital's own; made if it is not there.
+        folder: the hospital's own, and of one worker at a time; made if it is not there.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         with clear_write_errors(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for left in folder.glob(".*.tmp"):  # by a worker that was killed while it wrote
+                left.unlink(missing_ok=True)
 
     def find(self, key: Key, order: str) -> bytes | None:
         """The reply that was given to this order; None: there is none under its key.

@@ -21,6 +21,8 @@ from pathlib import Path
 from fedmed.errors import FederationError, RunError
 from fedmed.utils.files import clear_write_errors, write_json
 
+MOST_ATTEMPTS = 32
+"""At one round. Each is one more look at a hospital's records, which a limit on rounds alone would not count."""
 _FORMAT = 1
 
 
@@ -95,11 +97,16 @@ class RunMemory:
         """Return quietly if an order of this round and attempt may still be carried out.
 
         Raises:
-            FederationError: it was answered before, or it is older than what was.
+            FederationError: it was answered before, it is older than what was, or there were too many attempts.
         """
         run = self.run(run_id)
         if run.finished:
             raise FederationError("the run is finished here", "start a new run")
+        if attempt >= MOST_ATTEMPTS:
+            raise FederationError(
+                f"attempt {attempt} at round {round} is more than the {MOST_ATTEMPTS - 1} that are taken part in",
+                "start a new run",
+            )
         done = run.answered.get(round)
         if done is not None and attempt <= done:
             raise FederationError(

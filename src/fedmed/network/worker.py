@@ -20,6 +20,7 @@ Not covered: a coordinator that sends a harmful global state or plan within the 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -65,6 +66,8 @@ from fedmed.types import AdapterState
 log = logging.getLogger(__name__)
 
 _MOST_SAID = 16  # answers of one secure sum that are kept for an order that comes again; an attempt has four
+_LONGEST_REASON, _MOST_REASONS = 500, 50  # a coordinator's own text may be in them, and a header is short
+_PATH = re.compile(r"(?<![\w.])~?/[^\s'\",;()]+")
 _PLAIN = (ConfigError, FederationError, ModelError, PrivacyError, RunError, TrainingError)
 """Errors whose words leave: none of them quotes a record. Of all others only their name does."""
 
@@ -102,7 +105,7 @@ class Worker:
             try:
                 return self._act(order, asked)
             except PlanRefusedError as refused:
-                reasons = list(refused.reasons or (refused.what,))
+                reasons = [reason[:_LONGEST_REASON] for reason in refused.reasons or (refused.what,)][:_MOST_REASONS]
                 log.warning("refused %s of round %d: %s", order.kind, order.round, "; ".join(reasons))
                 return self._reply("refused", order, asked, {"reasons": reasons})
             except Exception as error:  # noqa: BLE001  (whatever fails here, the coordinator gets a signed line)
@@ -254,7 +257,8 @@ class Worker:
         """One line that may leave the hospital."""
         if not isinstance(error, _PLAIN):
             return f"{type(error).__name__} at the hospital; its own log says where"
-        return " ".join(error.what.replace(str(self._place.folder), "the hospital's folder").split())[:1000]
+        words = error.what.replace(str(self._place.folder), "the hospital's folder")
+        return " ".join(_PATH.sub("a path there", words).split())[:_LONGEST_REASON]
 
 
 @contextmanager

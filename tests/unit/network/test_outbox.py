@@ -12,7 +12,7 @@ import pytest
 
 from fedmed.errors import DiskFullError, FederationError, RunError
 from fedmed.network.outbox import KEPT_ROUNDS, Key, Outbox
-from fedmed.network.run_memory import RunMemory
+from fedmed.network.run_memory import MOST_ATTEMPTS, RunMemory
 
 pytestmark = pytest.mark.unit
 
@@ -98,6 +98,14 @@ def test_a_full_disk_leaves_no_half_entry(outbox: Outbox, monkeypatch: pytest.Mo
     assert outbox.find(Key("run", 1, 0), ORDER) is None
 
 
+def test_what_a_kill_left_half_written_is_cleared_away(outbox: Outbox, tmp_path: Path) -> None:
+    key = put(outbox, 1)
+    left = tmp_path / "outbox" / ".x-0001-0000-train.reply.77.tmp"
+    left.write_bytes(b"half")
+    assert Outbox(tmp_path / "outbox").find(key, ORDER) == b"reply 1 0"
+    assert not left.exists()
+
+
 def test_what_was_answered_is_stale_and_going_back_takes_a_higher_attempt(tmp_path: Path) -> None:
     memory = RunMemory(tmp_path)
     memory.check_new("run", 1, 0)
@@ -110,6 +118,9 @@ def test_what_was_answered_is_stale_and_going_back_takes_a_higher_attempt(tmp_pa
     for round, attempt in [(2, 1), (3, 2), (4, 0), (0, 1)]:
         memory.check_new("run", round, attempt)
     memory.check_new("other", 1, 0)
+    memory.check_new("run", 4, MOST_ATTEMPTS - 1)
+    with pytest.raises(FederationError, match="more than the 31"):
+        memory.check_new("run", 4, MOST_ATTEMPTS)
 
 
 def test_a_run_keeps_its_settings_and_once_finished_does_nothing_more(tmp_path: Path) -> None:

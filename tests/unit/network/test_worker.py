@@ -236,6 +236,10 @@ def test_all_reasons_of_the_policy_and_of_the_order_itself_are_told(lab: Lab) ->
     for part in ("too many rounds", "no noise", "another run, round or hospital", "another seed", "digest"):
         assert part in told
     assert lab.half.trainings == 0
+    lab.policy.reasons = ("x" * 10_000,) * 10_000
+    assert len(lab.ask(lab.order()).header["reasons"]) == 1
+    lab.policy.reasons = tuple(f"{number} " + "x" * 10_000 for number in range(10_000))
+    assert len(str(lab.ask(lab.order()).header["reasons"])) < 30_000
     lab.policy.reasons = ()
     assert lab.ask(lab.order()).kind == "payload"  # a refusal is not remembered
 
@@ -291,7 +295,7 @@ def test_a_failure_is_told_in_one_line_without_a_records_text_or_a_path(
     for error, told in [
         (ValueError(secret), "ValueError at the hospital"),
         (DataFormatError(f"row 3 says {secret}"), "DataFormatError at the hospital"),
-        (TrainingError(f"no room in\n{lab.folder}/state"), "no room in the hospital's folder/state"),
+        (TrainingError(f"no room in\n{lab.folder} or '/home/x/y z'"), "no room in the hospital's folder or 'a path"),
     ]:
         lab.half.fails = error
         reply = lab.ask(lab.order())
