@@ -289,7 +289,7 @@ def test_a_hospital_may_have_its_own_adapter_at_the_end(place: Path) -> None:
 
 
 def noised(*more: str) -> FedMedConfig:
-    return settings("privacy.example={epsilon: 8.0}", "training.max_steps=1", *more)
+    return settings("privacy.example={epsilon: 8.0, noise_multiplier: 2.0}", "training.max_steps=1", *more)
 
 
 def first_order(config: FedMedConfig, attempt: int = 0) -> tuple[OverOrders, bytes]:

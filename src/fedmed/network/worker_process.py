@@ -50,12 +50,12 @@ def serve(
     Raises:
         RunBusyError: another worker serves this site. OutputNotWritableError: its folder or socket cannot be made.
     """
-    os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold records and keys
-    if memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     path = socket_path or place.folder / "worker.sock"
     with folder_lock(place.folder / "state"):
+        os.umask(0o077)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold records and keys
+        if memory_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         with clear_write_errors(place.folder):
             for inner in ("ledger", "state", "outbox"):
                 (place.folder / inner).mkdir(exist_ok=True)

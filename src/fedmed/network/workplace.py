@@ -89,8 +89,8 @@ def workplace_at(site: Site, *, passphrase: bytes | None = None, records: Path |
         return () if said == "accepted" else (_WAITING[said],)
 
     return Workplace(
-        site.name, site.path, site.identity(passphrase), site.coordinator_public, where, site.pins,
-        lambda: SitePolicy.read(site.policy_path), consent,
+        site.name, site.path.absolute(), site.identity(passphrase), site.coordinator_public, where.absolute(),
+        site.pins, lambda: SitePolicy.read(site.policy_path), consent,
     )  # fmt: skip
 
 
