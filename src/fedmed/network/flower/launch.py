@@ -1,0 +1,245 @@
+"""Command lines and surroundings of Flower's processes, and what to wait for. cli, demo -> HERE -> processes.
+
+Nothing phones home: telemetry, the update check and the installation of dependencies are off, Flower's own folder lies
+inside the federation's, and a proxy is never used on the way to this machine itself.
+
+Not covered: starting at boot and restarting after one, which is systemd's (docs/deploy.md).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from fedmed.errors import CertificateError, FederationError, MissingExtraError
+from fedmed.network.flower.door import LOG
+from fedmed.network.flower.frames import SOCKET
+from fedmed.utils.files import write_atomic
+
+CONNECTION = "here"  # name of the coordinator's SuperLink in Flower's own settings
+_COMMANDS = ("flwr", "flower-superlink", "flower-supernode", "flower-superexec")
+_OFF = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+_APP = """\
+[project]
+name = "fedmed-relay"
+version = "1.0.0"
+description = "Relays bytes between FED-MED's coordinator and a hospital's worker"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "fedmed"
+
+[tool.flwr.app.components]
+serverapp = "fedmed_relay:server"
+clientapp = "fedmed_relay:client"
+
+[tool.flwr.app.config]
+"""
+_APP_CODE = '''\
+"""Names the relays that the installed FED-MED has; no code travels. Each end imports its own half only when asked."""
+
+
+def __getattr__(name):
+    if name == "server":
+        from fedmed.network.flower.server_app import app
+    elif name == "client":
+        from fedmed.network.flower.client_app import app
+    else:
+        raise AttributeError(name)
+    return app
+'''
+
+
+def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What Flower's processes find around them.
+
+    Args:
+        home: Flower's own folder.
+        more: further variables.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FLWR_")}
+    beside = str(Path(sys.executable).parent)  # Flower starts its helpers by their bare names
+    local = ",".join(filter(None, (kept.get("NO_PROXY", kept.get("no_proxy", "")), "127.0.0.1,localhost,::1")))
+    return {
+        **kept, **_OFF, "FLWR_HOME": str(home), "PATH": beside + os.pathsep + kept.get("PATH", ""),
+        "NO_PROXY": local, "no_proxy": local, **(more or {}),
+    }  # fmt: skip
+
+
+def check_installed() -> None:
+    """Raises MissingExtraError where Flower's commands are not beside this Python."""
+    folder = Path(sys.executable).parent
+    missing = [name for name in _COMMANDS if shutil.which(name, path=str(folder)) is None]
+    if missing:
+        raise MissingExtraError(
+            f"Flower's {missing[0]} is not installed beside {sys.executable}", "pip install 'fedmed[network]'"
+        )
+
+
+def superlink_command(
+    folder: Path, *, bind: str, port: int, certificate: Path, key: Path, authority: Path
+) -> tuple[list[str], dict[str, str]]:
+    """The server: Flower's SuperLink behind our door.
+
+    Args:
+        folder: Flower's own, ``FederationFolder.flower``; made where it is not there.
+        bind: address to listen on.
+        port: that hospitals dial.
+        certificate, key, authority: the server's TLS files, the key in the plain.
+
+    Returns:
+        Command line and environment.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomic(folder / "config.toml", (
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\n'
+        f"root-certificates = {json.dumps(str(authority))}\n"
+    ))  # fmt: skip
+    command = [
+        sys.executable, "-m", "fedmed.network.flower.door", "--host", bind, "--port", str(port),
+        "--ssl-certfile", str(certificate), "--ssl-keyfile", str(key), "--ssl-ca-certfile", str(authority),
+        "--enable-supernode-auth", "--database", str(folder / "state.db"), "--disable-runtime-dependency-installation",
+    ]  # fmt: skip
+    around = {SOCKET: str(folder / "coordinator.sock"), LOG: str(folder.parent / "server.log.jsonl")}
+    return command, environment(folder, around)
+
+
+def supernode_command(
+    home: Path, *, host: str, port: int, authority: Path, key: Path, worker: Path, local_port: int
+) -> tuple[list[str], dict[str, str]]:
+    """A hospital's node.
+
+    Args:
+        home: Flower's own folder at this hospital.
+        host, port: of the coordinator's server.
+        authority: the federation's; no other is trusted.
+        key: the node's private key, in the plain.
+        worker: socket of the hospital's worker.
+        local_port: free, on loopback; the node and its relays meet there.
+
+    Returns:
+        Command line and environment.
+    """
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = [
+        str(Path(sys.executable).parent / "flower-supernode"), "--superlink", _address(host, port),
+        "--root-certificates", str(authority), "--auth-supernode-private-key", str(key),
+        "--node-config", f"socket={json.dumps(str(worker))}", "--host", "127.0.0.1", "--port", str(local_port),
+    ]  # fmt: skip
+    return command, environment(home)
+
+
+def write_bundle(folder: Path) -> Path:
+    """The app that Flower wants to be given: two names, no code of its own. Returns its folder."""
+    bundle = folder / "bundle"
+    bundle.mkdir(parents=True, exist_ok=True)
+    write_atomic(bundle / "pyproject.toml", _APP)
+    write_atomic(bundle / "fedmed_relay.py", _APP_CODE)
+    return bundle
+
+
+def flwr(folder: Path, *arguments: str, seconds: float = 60.0) -> dict[str, object]:
+    """Run one of Flower's commands at the coordinator and read its JSON.
+
+    Raises:
+        FederationError: it failed or took too long; its last line is in the error.
+    """
+    command = [str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json"]
+    what = f"'flwr {' '.join(arguments[:2])}'"
+    try:
+        done = subprocess.run(
+            command, env=environment(folder), capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise FederationError(f"{what} did not end within {seconds:g} s", "is the server busy or stopped?") from error
+    start = done.stdout.find("{")
+    try:
+        found = json.loads(done.stdout[start:]) if start >= 0 else {}
+    except ValueError:
+        found = {}
+    if done.returncode or not found.get("success"):
+        said = str(found.get("error-message") or (done.stderr or done.stdout).strip().splitlines()[-1:] or "nothing")
+        raise FederationError(f"{what} failed: {said[:300]}", "see the server's log")
+    return dict(found)
+
+
+def register(folder: Path, name: str, public_file: Path) -> str:
+    """Make a node known to the SuperLink. Returns its id. Raises FederationError."""
+    return str(flwr(folder, "supernode", "register", str(public_file), CONNECTION, "--name", name)["node-id"])
+
+
+def unregister(folder: Path, node: str) -> None:
+    """Turn a node away from now on, also while it is connected. Raises FederationError."""
+    flwr(folder, "supernode", "unregister", node, CONNECTION)
+
+
+def start_relay(folder: Path) -> str:
+    """Start the app at the SuperLink; its server half dials the coordinator's socket. Returns the run's id."""
+    return str(flwr(folder, "run", str(write_bundle(folder)), CONNECTION)["run-id"])
+
+
+def free_port() -> int:
+    """A port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(host: str, port: int, seconds: float) -> None:
+    """Raises FederationError where nobody listens in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=2.0).close()
+            return
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                raise FederationError(
+                    f"nobody listens at {host}:{port} ({error.strerror or error})",
+                    "start 'fedmed federation server', or open the port in the firewall",
+                ) from error
+        time.sleep(0.2)
+
+
+def check_server(host: str, port: int, authority: Path, seconds: float = 10.0) -> None:
+    """Speak TLS with the server once and say plainly what is wrong; Flower's own words are about exit codes.
+
+    Raises:
+        CertificateError: it is not the federation's, or has expired. FederationError: nobody answers.
+    """
+    wait_for_port(host, port, seconds)
+    context = ssl.create_default_context(cafile=str(authority))
+    try:
+        with (
+            socket.create_connection((host, port), timeout=seconds) as line,
+            context.wrap_socket(line, server_hostname=host),
+        ):
+            return
+    except ssl.SSLCertVerificationError as error:
+        raise CertificateError(
+            f"the server at {host}:{port} shows a certificate that cannot be trusted ({error.verify_message})",
+            "compare ca.pem with the coordinator's; an expired one is renewed there with 'fedmed federation renew'",
+        ) from error
+    except OSError as error:
+        raise FederationError(
+            f"{host}:{port} does not speak TLS as this federation does ({error.strerror or error})",
+            "is another program listening there?",
+        ) from error
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,165 @@
+"""The consortium over a line: what ``SimulationTransport`` is in process. runner -> HERE -> asking -> line -> workers.
+
+Hospitals keep their own state and ledgers; what the coordinator knows of a hospital is its name, its public key and what
+it signed. A hospital that refuses, fails or is late is absent from the round, with its reason in ``absent``.
+
+Not covered: choosing who is asked (coordinator.py). Sums under masks are masked_transport.py's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import fedmed
+from fedmed.config.load import config_digest
+from fedmed.config.schema import FedMedConfig
+from fedmed.errors import WireError
+from fedmed.federated.wire import decode_payload
+from fedmed.network.asking import Asking
+from fedmed.network.event_log import REFUSED
+from fedmed.network.global_state import pack_whole
+from fedmed.network.order_book import OrderBook, Sent
+from fedmed.network.orders import Order, Reply
+from fedmed.types import AdapterState, Algorithm, HospitalState, Payload, RoundPlan, RoundReport, SummedPayload
+
+HELLO_SECONDS = 60.0
+
+
+@dataclass
+class NetworkTransport:
+    """A ``Transport`` whose hospitals are elsewhere.
+
+    Args:
+        asking: sends orders.
+        config: settings of the run.
+        run_id: names it to the workers.
+        book: of the orders sent so far, also before a restart.
+        history: of the rounds so far.
+        deadline: seconds in which a round's replies must come.
+        tell: shows a line to whoever watches.
+    """
+
+    asking: Asking
+    config: FedMedConfig
+    run_id: str
+    book: OrderBook
+    history: tuple[RoundReport, ...] = ()
+    deadline: float = 3600.0
+    tell: Callable[[str], None] = lambda line: None
+    absent: dict[str, str] = field(default_factory=dict)  # hospital -> why it is not in the round at hand
+    greeted: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # hospital -> header of its hello
+
+    def greet(self, names: Sequence[str], seconds: float = HELLO_SECONDS) -> None:
+        """Say hello to hospitals that have not been greeted; who answers as itself with this version is ``greeted``."""
+        nonces = {name: secrets.token_hex(16) for name in names if name not in self.greeted}
+        orders = {name: Order("hello", "", 0, 0, name, 0, {"nonce": nonce}) for name, nonce in nonces.items()}
+        for reply in self.asking.ask(orders, seconds):
+            name, theirs = reply.hospital, reply.header.get("fedmed_version")
+            if reply.kind != "hello":
+                self._missing(name, self._reasons(reply))
+            elif reply.header.get("nonce") != nonces[name] or reply.header.get("name") != name:
+                self._missing(name, "its greeting answers another one")
+            elif theirs != fedmed.__version__:
+                self._missing(name, f"it runs FED-MED {theirs}, this coordinator {fedmed.__version__}: install one version")
+            else:
+                self.greeted[name] = reply.header
+                self.absent.pop(name, None)
+                self.tell(f"{name} answered, signed with the key on the roster")
+        for name, why in self.asking.lost.items():
+            self._missing(name, why)
+
+    def exchange(
+        self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm
+    ) -> Iterator[Payload] | SummedPayload:
+        """Payloads as they come until the deadline; under masks, their sum."""
+        self.absent = {}
+        if self.config.privacy.secure_sum:
+            from fedmed.network.masked_transport import masked_exchange
+
+            return masked_exchange(self, plan, global_state, algorithm)
+        return self._in_the_clear(plan, global_state, algorithm)
+
+    def commit(self, report: RoundReport) -> Mapping[str, HospitalState]:
+        """Remember what was admitted, for the next orders to name; hospitals keep their own state."""
+        self.history = (*self.history, report)
+        return {}
+
+    def finish(self, names: Sequence[str], seconds: float = HELLO_SECONDS) -> None:
+        """Tell hospitals that the run is over; one that does not hear it keeps its last answers a while longer."""
+        number = self.history[-1].round if self.history else 0
+        orders = {
+            name: Order("finish", self.run_id, number, 0, name, 0, {"admitted": self._admitted(name)}) for name in names
+        }
+        for _ in self.asking.ask(orders, seconds):
+            pass
+
+    def train_orders(
+        self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm, *, anew: bool = False
+    ) -> dict[str, Order]:
+        """One order a hospital; in the book, so that the same is sent after a restart."""
+        state, body = pack_whole(global_state, round=plan.round, algorithm=algorithm.name)
+        headers = {
+            name: {
+                "config": self.config.as_dict(), "config_digest": config_digest(self.config),
+                "plan": asdict(plan.for_hospital(name)), "algorithm": algorithm.name,
+                "admitted": self._admitted(name), "state": state,
+            }
+            for name in plan.hospitals
+        }  # fmt: skip
+        digests = {name: _digest(header) for name, header in headers.items()}
+        attempts = self.book.attempt_for(plan.round, digests, anew=anew)
+        self.book.write(plan.round, {name: Sent(attempts[name], digests[name]) for name in plan.hospitals})
+        return {
+            name: Order("train", self.run_id, plan.round, attempts[name], name, 0, header, body)
+            for name, header in headers.items()
+        }
+
+    def _in_the_clear(
+        self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm
+    ) -> Iterator[Payload]:
+        orders = self.train_orders(plan, global_state, algorithm)
+        top_k_share = self.config.federated.wire.top_k_share
+        for reply in self.asking.ask(orders, self.deadline):
+            name = reply.hospital
+            if reply.kind != "payload":
+                self._missing(name, self._reasons(reply))
+                continue
+            try:
+                shapes = algorithm.template(global_state, plan.for_hospital(name))
+                payload = decode_payload(reply.body, shapes, top_k_share=top_k_share)
+            except WireError as error:
+                self._missing(name, error.what)
+                continue
+            if payload.hospital != name:
+                self._missing(name, "its payload bears another hospital's name")
+                continue
+            self.tell(f"round {plan.round}/{plan.rounds}: {name} sent {len(reply.body):,} bytes")
+            yield replace(payload, message_bytes=len(reply.body))
+        for name, why in self.asking.lost.items():
+            self._missing(name, why)
+
+    def _missing(self, name: str, why: str) -> None:
+        self.greeted.pop(name, None)  # it may have been restarted: it is greeted before it is asked again
+        self.absent[name] = why
+        self.asking.log.write(REFUSED, hospital=name, why=why)
+        self.tell(f"{name} is left out: {why}")
+
+    def _admitted(self, name: str) -> list[int] | None:
+        found = self.book.admitted(name, self.history)
+        return None if found is None else list(found)
+
+    @staticmethod
+    def _reasons(reply: Reply) -> str:
+        given = reply.header.get("reasons")
+        reasons = [str(reason)[:300] for reason in given[:20]] if isinstance(given, list) else []
+        said = "; ".join(reason for reason in reasons if reason.isprintable()) or "without a reason"
+        return f"it refuses: {said}" if reply.kind == "refused" else f"it failed: {said}"
+
+
+def _digest(header: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
