@@ -1,6 +1,6 @@
-"""One order to each of several hospitals, their signed replies back, whatever the line loses. transport -> HERE -> line.
+"""One order to each of several hospitals, their signed replies back, whatever gets lost. transport -> HERE -> line.
 
-A line is believed in nothing: it may lose, repeat, delay, mix up or change what it carries. An order that got no reply is
+A line is believed in nothing: it may lose, repeat, delay, mix up or change what it carries. An order without a reply is
 sent again, the same but for its expiry, until the time is up; the worker answers it from its outbox, so nothing is
 trained or charged twice. A reply counts once, if its hospital is on the roster, signed it, and answers this order.
 

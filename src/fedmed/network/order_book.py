@@ -44,7 +44,8 @@ class OrderBook:
             try:
                 read = json.loads(path.read_text(encoding="utf-8"))["rounds"]
                 self._rounds = {
-                    int(number): {name: Sent(**sent) for name, sent in orders.items()} for number, orders in read.items()
+                    int(number): {name: Sent(**sent) for name, sent in orders.items()}
+                    for number, orders in read.items()
                 }
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise RunError(f"{path} is damaged", "restore it, or start a new run") from error

@@ -1,7 +1,7 @@
 """The consortium over a line: what ``SimulationTransport`` is in process. runner -> HERE -> asking -> line -> workers.
 
-Hospitals keep their own state and ledgers; what the coordinator knows of a hospital is its name, its public key and what
-it signed. A hospital that refuses, fails or is late is absent from the round, with its reason in ``absent``.
+Hospitals keep their own state and ledgers; what the coordinator knows of one is its name, its public key and what it
+signed. A hospital that refuses, fails or is late is absent from the round, with its reason in ``absent``.
 
 Not covered: choosing who is asked (coordinator.py). Sums under masks are masked_transport.py's.
 """
@@ -41,6 +41,7 @@ class NetworkTransport:
         book: of the orders sent so far, also before a restart.
         history: of the rounds so far.
         deadline: seconds in which a round's replies must come.
+        base_model: digest of the base model that hospitals must have; None: not compared.
         tell: shows a line to whoever watches.
     """
 
@@ -50,6 +51,7 @@ class NetworkTransport:
     book: OrderBook
     history: tuple[RoundReport, ...] = ()
     deadline: float = 3600.0
+    base_model: str | None = None
     tell: Callable[[str], None] = lambda line: None
     absent: dict[str, str] = field(default_factory=dict)  # hospital -> why it is not in the round at hand
     greeted: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # hospital -> header of its hello
@@ -61,17 +63,19 @@ class NetworkTransport:
         for reply in self.asking.ask(orders, seconds):
             name, theirs = reply.hospital, reply.header.get("fedmed_version")
             if reply.kind != "hello":
-                self._missing(name, self._reasons(reply))
+                self.missing(name, self.reasons(reply))
             elif reply.header.get("nonce") != nonces[name] or reply.header.get("name") != name:
-                self._missing(name, "its greeting answers another one")
+                self.missing(name, "its greeting answers another one")
             elif theirs != fedmed.__version__:
-                self._missing(name, f"it runs FED-MED {theirs}, this coordinator {fedmed.__version__}: install one version")
+                self.missing(
+                    name, f"it runs FED-MED {theirs}, this coordinator {fedmed.__version__}: install one version"
+                )
             else:
                 self.greeted[name] = reply.header
                 self.absent.pop(name, None)
                 self.tell(f"{name} answered, signed with the key on the roster")
         for name, why in self.asking.lost.items():
-            self._missing(name, why)
+            self.missing(name, why)
 
     def exchange(
         self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm
@@ -89,61 +93,82 @@ class NetworkTransport:
         self.history = (*self.history, report)
         return {}
 
-    def finish(self, names: Sequence[str], seconds: float = HELLO_SECONDS) -> None:
-        """Tell hospitals that the run is over; one that does not hear it keeps its last answers a while longer."""
+    def finish(
+        self, names: Sequence[str], final: AdapterState, algorithm: Algorithm, seconds: float = HELLO_SECONDS
+    ) -> None:
+        """Tell hospitals that the run is over, and what came of it; each keeps the adapter, personal or shared.
+
+        One that does not hear it keeps its last answers a while longer.
+        """
         number = self.history[-1].round if self.history else 0
+        state, body = pack_whole(final, round=number, algorithm=algorithm.name)
+        header = {"config": self.config.as_dict(), "algorithm": algorithm.name, "state": state}
+        plan = RoundPlan(self.run_id, number, self.config.federated.rounds, tuple(names), 1, self.config.federated.seed)
         orders = {
-            name: Order("finish", self.run_id, number, 0, name, 0, {"admitted": self._admitted(name)}) for name in names
-        }
-        for _ in self.asking.ask(orders, seconds):
-            pass
+            name: Order(
+                "finish", self.run_id, number, 0, name, 0,
+                header | {"admitted": self._admitted(name), "plan": asdict(plan.for_hospital(name))}, body,
+            )
+            for name in names
+        }  # fmt: skip
+        for reply in self.asking.ask(orders, seconds):
+            if reply.kind == "finished":
+                self.tell(f"{reply.hospital} has the final adapter" if reply.header.get("saved") else reply.hospital)
+            else:
+                self.tell(f"{reply.hospital} did not take the final adapter: {self.reasons(reply)}")
 
     def train_orders(
-        self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm, *, anew: bool = False
+        self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm, *, attempt: int | None = None
     ) -> dict[str, Order]:
-        """One order a hospital; in the book, so that the same is sent after a restart."""
+        """One order a hospital; in the book, so that the same is sent after a restart.
+
+        Args:
+            plan, global_state, algorithm: of the round.
+            attempt: under masks, that of the sum; None: as the book says.
+        """
         state, body = pack_whole(global_state, round=plan.round, algorithm=algorithm.name)
         headers = {
             name: {
                 "config": self.config.as_dict(), "config_digest": config_digest(self.config),
                 "plan": asdict(plan.for_hospital(name)), "algorithm": algorithm.name,
-                "admitted": self._admitted(name), "state": state,
+                "admitted": self._admitted(name), "state": state, "base_model": self.base_model,
             }
             for name in plan.hospitals
         }  # fmt: skip
-        digests = {name: _digest(header) for name, header in headers.items()}
-        attempts = self.book.attempt_for(plan.round, digests, anew=anew)
-        self.book.write(plan.round, {name: Sent(attempts[name], digests[name]) for name in plan.hospitals})
+        if attempt is None:
+            digests = {name: _digest(header) for name, header in headers.items()}
+            attempts = self.book.attempt_for(plan.round, digests)
+            self.book.write(plan.round, {name: Sent(attempts[name], digests[name]) for name in plan.hospitals})
+        else:
+            attempts = dict.fromkeys(plan.hospitals, attempt)
         return {
             name: Order("train", self.run_id, plan.round, attempts[name], name, 0, header, body)
             for name, header in headers.items()
         }
 
-    def _in_the_clear(
-        self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm
-    ) -> Iterator[Payload]:
+    def _in_the_clear(self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm) -> Iterator[Payload]:
         orders = self.train_orders(plan, global_state, algorithm)
         top_k_share = self.config.federated.wire.top_k_share
         for reply in self.asking.ask(orders, self.deadline):
             name = reply.hospital
             if reply.kind != "payload":
-                self._missing(name, self._reasons(reply))
+                self.missing(name, self.reasons(reply))
                 continue
             try:
                 shapes = algorithm.template(global_state, plan.for_hospital(name))
                 payload = decode_payload(reply.body, shapes, top_k_share=top_k_share)
             except WireError as error:
-                self._missing(name, error.what)
+                self.missing(name, error.what)
                 continue
             if payload.hospital != name:
-                self._missing(name, "its payload bears another hospital's name")
+                self.missing(name, "its payload bears another hospital's name")
                 continue
             self.tell(f"round {plan.round}/{plan.rounds}: {name} sent {len(reply.body):,} bytes")
             yield replace(payload, message_bytes=len(reply.body))
         for name, why in self.asking.lost.items():
-            self._missing(name, why)
+            self.missing(name, why)
 
-    def _missing(self, name: str, why: str) -> None:
+    def missing(self, name: str, why: str) -> None:
         self.greeted.pop(name, None)  # it may have been restarted: it is greeted before it is asked again
         self.absent[name] = why
         self.asking.log.write(REFUSED, hospital=name, why=why)
@@ -154,7 +179,7 @@ class NetworkTransport:
         return None if found is None else list(found)
 
     @staticmethod
-    def _reasons(reply: Reply) -> str:
+    def reasons(reply: Reply) -> str:
         given = reply.header.get("reasons")
         reasons = [str(reason)[:300] for reason in given[:20]] if isinstance(given, list) else []
         said = "; ".join(reason for reason in reasons if reason.isprintable()) or "without a reason"

@@ -1,4 +1,4 @@
-"""Flower's client app: an untrusted relay between the coordinator and this hospital's worker. SuperNode -> HERE -> worker.
+"""Flower's client app: an untrusted relay between coordinator and this hospital's worker. SuperNode -> HERE -> worker.
 
 Flower starts a process for every message and ends it after the reply; what must last is in the worker. The bytes are
 not read here: the worker checks who signed an order, the coordinator who signed a reply. This process holds no key and
@@ -27,11 +27,12 @@ app: Any = ClientApp()
 @app.query()  # type: ignore[untyped-decorator]
 def relay(message: Message, context: Context) -> Message:
     """Carry one order in and its reply out; without a reply, say why in one line that names no path."""
-    answer: dict[str, bytes | str]
     try:
         left = message.metadata.created_at + message.metadata.ttl - time.time()
-        raw = message.content[RECORD][ORDER]
-        answer = {REPLY: ask(Path(str(context.node_config["socket"])), raw, left)}
+        raw = message.content.config_records[RECORD][ORDER]
+        if not isinstance(raw, bytes):
+            raise TypeError("an order is bytes")
+        answer = ConfigRecord({REPLY: ask(Path(str(context.node_config["socket"])), raw, left)})
     except (FedMedError, KeyError, TypeError) as error:
-        answer = {TROUBLE: f"the hospital's worker gave no answer ({type(error).__name__})"}
-    return Message(RecordDict({RECORD: ConfigRecord(answer)}), reply_to=message)
+        answer = ConfigRecord({TROUBLE: f"the hospital's worker gave no answer ({type(error).__name__})"})
+    return Message(RecordDict({RECORD: answer}), reply_to=message)

@@ -4,8 +4,8 @@ Flower 1.41 serves three interfaces on one port: the nodes' (/v1/fleet), the con
 start a run, which is code that the SuperLink then executes) and the server apps' (/v1/runtime). Only the first asks
 who is there. So the others are for this machine's loopback alone, and a hospital cannot start a run here.
 
-Every refused request, and every TLS handshake that failed, becomes a line of ``server.log.jsonl``: a wrong authority, an
-expired certificate and plain text all end in the handshake.
+Every refused request, and every TLS handshake that failed, becomes a line of ``server.log.jsonl``: a wrong authority,
+an expired certificate and plain text all end in the handshake.
 
 Not covered: other users of this machine, who share its loopback; the address of a failed handshake, which is in no
 object that knows why.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Awaitable, Callable, MutableMapping
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -98,7 +99,8 @@ def _handshake_words(error: ssl.SSLError) -> str:
 def main() -> None:
     """``flower-superlink`` with its own arguments, behind the door."""
     import uvicorn
-    from flwr.superlink.cli import flower_superlink as flower
+
+    flower: Any = import_module("flwr.superlink.cli.flower_superlink")  # its package has a function of that name
 
     log = EventLog(Path(os.environ[LOG]))
     log_handshakes(log)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 SOCKET = "FEDMED_COORDINATOR_SOCKET"
-"""Environment variable of the SuperLink: where the coordinator listens. Not in a run's settings, which hospitals see."""
+"""Environment variable of the SuperLink: where the coordinator listens. No setting of a run: hospitals see those."""
 
 _HEAD = struct.Struct("<IQ")
 _CHUNK = 1 << 20

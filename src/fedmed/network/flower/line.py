@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fedmed.errors import FederationError
+from fedmed.network.asking import Arrival
 from fedmed.network.flower.frames import Wire
 from fedmed.network.flower.launch import start_relay
-from fedmed.network.asking import Arrival
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class FlowerLine:
         path.unlink(missing_ok=True)  # of a coordinator that died; the run's lock keeps a second one out
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(os.fspath(path))
-        os.chmod(path, 0o600)
+        path.chmod(0o600)
         self._listener.listen()
         self._path = path
 
