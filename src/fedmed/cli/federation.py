@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from fedmed.cli import federation_coordinator, federation_hospital, federation_status
+from fedmed.cli import federation_coordinator, federation_hospital, federation_run, federation_status
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,5 +15,5 @@ app = typer.Typer(
     help="Set up a federation over a real network, and decide who takes part.",
     epilog="Example: fedmed federation init federation --host fl.example.org",
 )
-for part in (federation_coordinator, federation_hospital, federation_status):
+for part in (federation_coordinator, federation_hospital, federation_status, federation_run):
     part.register(app)

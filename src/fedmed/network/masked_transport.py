@@ -1,11 +1,11 @@
-"""A round's sum under masks over a line: the coordinator's phases, told to workers one by one. transport -> HERE -> sum.
+"""A round's sum under masks over a line: the coordinator's phases, told to workers. transport -> HERE -> sum.
 
     open -> advertisements    key list -> shares    deliveries -> ready    train -> masked vectors
     live list -> agreements   unmask request -> reveals   -> the sum
 
-Each phase is one order to each hospital that is still in, and closes with whoever answered in time. An attempt that fails
-before shares were asked for leaks nothing and is made again with new keys; after that the round is over, as two sums of
-one round could be subtracted.
+Each phase is one order to each hospital that is still in, and closes with whoever answered in time. An attempt that
+fails before shares were asked for leaks nothing and is made again with new keys; after that the round is over, as two
+sums of one round could be subtracted.
 
 Not covered: leaving out who lied; it is named, and a person revokes it.
 """
@@ -132,7 +132,7 @@ class _Attempt:
             except WireError as error:
                 self._transport.missing(reply.hospital, error.what)
                 continue
-            if all([self._receive(reply.hospital, part) for part in parts]):
+            if all(self._receive(reply.hospital, part) for part in parts):
                 answered.append(reply.hospital)
         return tuple(name for name in self._plan.hospitals if name in answered)
 

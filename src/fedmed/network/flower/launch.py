@@ -64,6 +64,13 @@ def __getattr__(name):
 '''
 
 
+def flower_folder(federation: Path) -> Path:
+    """Flower's own folder in a coordinator's or a hospital's; made where it is not there."""
+    folder = federation.absolute() / "flower"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
 def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """What Flower's processes find around them.
 
@@ -96,7 +103,7 @@ def superlink_command(
     """The server: Flower's SuperLink behind our door.
 
     Args:
-        folder: Flower's own, ``FederationFolder.flower``; made where it is not there.
+        folder: Flower's own.
         bind: address to listen on.
         port: that hospitals dial.
         certificate, key, authority: the server's TLS files, the key in the plain.
@@ -134,7 +141,6 @@ def supernode_command(
     Returns:
         Command line and environment.
     """
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = [
         str(Path(sys.executable).parent / "flower-supernode"), "--superlink", _address(host, port),
         "--root-certificates", str(authority), "--auth-supernode-private-key", str(key),
