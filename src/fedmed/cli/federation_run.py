@@ -1,4 +1,4 @@
-"""``fedmed federation server | hospital | run | demo``: what runs, at the coordinator, at a hospital, or all of it here."""
+"""``fedmed federation server | hospital | run | demo``: at the coordinator, at a hospital, or all of it here."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def server(
     passphrase = passphrase_for(federation.server_key)
     with until_signalled() as stopped, Server(federation, bind, passphrase, note).running() as running:
         invitation = federation.invitation()
-        note(f"the server listens at {bind} port {invitation.port}; hospitals dial {invitation.host}; stop it with Ctrl-C")
+        note(f"the server listens at {bind} port {invitation.port}; hospitals dial {invitation.host}; Ctrl-C stops it")
         running.serve(stopped)
 
 
@@ -93,20 +93,22 @@ def run(
     from fedmed.errors import ConfigError
     from fedmed.network.federated_run import go_on, reaching, run_over
     from fedmed.network.federation_folder import FederationFolder
+    from fedmed.network.processes import interrupted_by_sigterm
 
     federation = FederationFolder.open(folder)
     if resume is not None and (recipe or config or overrides or out or start):
         raise ConfigError(["--resume goes with --folder, --deadline and --wait only"], "a run keeps its settings")
     settings = load_config(recipe, config or (), overrides or ())
     passphrase = passphrase_for(federation.coordinator_key)
-    with reaching(federation, passphrase, deadline=deadline, patience=wait, tell=note) as reach:
+    with (
+        interrupted_by_sigterm(),
+        reaching(federation, passphrase, deadline=deadline, patience=wait, tell=note) as reach,
+    ):
         if resume is not None:
             path, summary = go_on(federation, resume, reach)
         else:
             command = shlex.join(["fedmed", *sys.argv[1:]])
-            path, summary = run_over(
-                federation, settings, reach, out=out, recipe=recipe, start=start, command=command
-            )
+            path, summary = run_over(federation, settings, reach, out=out, recipe=recipe, start=start, command=command)
     _show(path, summary, as_json)
 
 
@@ -119,14 +121,16 @@ def demo(
 ) -> None:
     """Four hospitals and a server as real processes over TLS on this machine; one is killed and comes back."""
     from fedmed.network.demo import run_demo
+    from fedmed.network.processes import interrupted_by_sigterm
 
-    found = run_demo(tiny=tiny, rounds=rounds, overrides=overrides or (), keep=keep, tell=note)
+    with interrupted_by_sigterm():  # so that nothing that was started stays behind
+        found = run_demo(tiny=tiny, rounds=rounds, overrides=overrides or (), keep=keep, tell=note)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:
         same = "equal, bit for bit, to" if found["equal"] else "NOT equal to"
         line(f"the adapter is {same} that of 'fedmed run' with the same settings")
-        line(f"{found['rounds']} rounds in {found['seconds']:.0f} s over TLS; {found['restarts']} process was started again")
+        line(f"{found['rounds']} rounds in {found['run_seconds']:.0f} s over TLS; started again: {found['restarts']}")
     if not found["equal"]:
         raise typer.Exit(1)
 

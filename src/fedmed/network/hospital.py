@@ -53,8 +53,8 @@ def serve_worker(site: Site, data: Path | None, passphrase: bytes | None, memory
     Raises:
         DataNotFoundError: no records are named or there. What ``worker_process.serve`` raises.
     """
-    from fedmed.network.worker import Workplace
     from fedmed.network.worker_process import serve
+    from fedmed.network.workplace import Workplace
 
     records = data or site.data
     if records is None or not records.exists():

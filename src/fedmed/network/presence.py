@@ -17,7 +17,7 @@ from fedmed.federated.runner import AllOrSampled
 from fedmed.network.transport import NetworkTransport
 from fedmed.types import RoundPlan, RoundReport
 
-_GREETING = 20.0  # seconds in which a hospital that is there answers
+_GREETING = 120.0  # seconds in which a hospital that is there answers, on a slow machine too
 _LOOK = 0.5
 
 

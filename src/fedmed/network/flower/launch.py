@@ -30,6 +30,7 @@ _OFF = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",  # seconds; Flower's own is 1
     "PYTHONUNBUFFERED": "1",
 }
 _APP = """\
@@ -44,23 +45,17 @@ dependencies = []
 publisher = "fedmed"
 
 [tool.flwr.app.components]
-serverapp = "fedmed_relay:server"
-clientapp = "fedmed_relay:client"
+serverapp = "fedmed_relay_server:app"
+clientapp = "fedmed_relay_client:app"
 
 [tool.flwr.app.config]
 """
 _APP_CODE = '''\
-"""Names the relays that the installed FED-MED has; no code travels. Each end imports its own half only when asked."""
+"""Names the relay that the installed FED-MED has; no code of FED-MED travels."""
 
+from fedmed.network.flower import {half}
 
-def __getattr__(name):
-    if name == "server":
-        from fedmed.network.flower.server_app import app
-    elif name == "client":
-        from fedmed.network.flower.client_app import app
-    else:
-        raise AttributeError(name)
-    return app
+app = {half}.app
 '''
 
 
@@ -154,7 +149,8 @@ def write_bundle(folder: Path) -> Path:
     bundle = folder / "bundle"
     bundle.mkdir(parents=True, exist_ok=True)
     write_atomic(bundle / "pyproject.toml", _APP)
-    write_atomic(bundle / "fedmed_relay.py", _APP_CODE)
+    for half in ("server", "client"):  # two files, so that each end imports its own half alone
+        write_atomic(bundle / f"fedmed_relay_{half}.py", _APP_CODE.format(half=f"{half}_app"))
     return bundle
 
 

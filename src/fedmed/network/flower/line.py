@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 SILENCE = 45.0  # seconds without a word after which a server app counts as dead; it speaks every 2
 _START = 60.0  # seconds in which a started server app must dial in
+_SLACK = 60.0  # seconds that Flower keeps a message beyond its use; the worker judges by the order's own expiry
 _PAUSE = 5.0  # seconds between two tries to start one
 
 
@@ -68,7 +69,7 @@ class FlowerLine:
         self._last_ticket += 1
         self._tickets[self._last_ticket] = hospital
         try:
-            self._wire.send({"kind": "send", "ticket": self._last_ticket, "node": node, "ttl": max(seconds, 1.0)}, raw)
+            self._wire.send({"kind": "send", "ticket": self._last_ticket, "node": node, "ttl": seconds + _SLACK}, raw)
         except OSError:
             self._hang_up("the server app hung up")
 
