@@ -35,7 +35,7 @@ from fedmed.network.presence import PresentHospitals
 from fedmed.network.transport import NetworkTransport
 from fedmed.pipeline.run_folder import RunFolder, environment, peak_rss_mb, resume_run, start_run
 from fedmed.types import Algorithm, RoundReport
-from fedmed.utils.array_digest import adapter_sha256
+from fedmed.utils.digests import arrays_sha256
 from fedmed.utils.files import write_atomic
 
 
@@ -177,7 +177,7 @@ class _Run:
             "run_id": self.folder.name,
             "status": "finished",
             "reason": None,
-            "adapter_sha256": None if adapter is None else adapter_sha256(adapter),
+            "adapter_sha256": None if adapter is None else arrays_sha256(adapter),
             "wall_s": {"total": round(time.perf_counter() - self.started, 3)},
             "peak_rss_mb": round(peak_rss_mb(), 1),
             "environment": environment(),

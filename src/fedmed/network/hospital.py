@@ -19,15 +19,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fedmed.errors import CertificateError, DataNotFoundError, FederationError
-from fedmed.network.approvals import answer_to
+from fedmed.errors import CertificateError, FederationError
 from fedmed.network.authority import certificate_warnings, read_certificate
 from fedmed.network.flower.launch import check_installed, check_server, flower_folder, free_port, supernode_command
 from fedmed.network.key_files import lent_key
-from fedmed.network.policy import SitePolicy
 from fedmed.network.processes import Child, stop_all
 from fedmed.network.site import Site
-from fedmed.network.train_header import TrainHeader
 
 log = logging.getLogger(__name__)
 
@@ -51,29 +48,12 @@ def serve_worker(site: Site, data: Path | None, passphrase: bytes | None, memory
         memory_mb: most memory of the process; None: no limit.
 
     Raises:
-        DataNotFoundError: no records are named or there. What ``worker_process.serve`` raises.
+        What ``workplace_at`` and ``worker_process.serve`` raise.
     """
     from fedmed.network.worker_process import serve
-    from fedmed.network.workplace import Workplace
+    from fedmed.network.workplace import workplace_at
 
-    records = data or site.data
-    if records is None or not records.exists():
-        raise DataNotFoundError(
-            f"the records of '{site.name}' are not at {records}" if records else f"nobody named '{site.name}'s records",
-            "give their file or folder with --data",
-        )
-
-    def consent(asked: TrainHeader) -> tuple[str, ...]:
-        if not SitePolicy.read(site.policy_path).ask:
-            return ()
-        answer = answer_to(site.approvals, asked)
-        return () if answer == "accepted" else (f"a person at this hospital decides on this run: {answer}",)
-
-    place = Workplace(
-        name=site.name, folder=site.path.absolute(), identity=site.identity(passphrase),
-        coordinator_public=site.coordinator_public, records=records.absolute(), pins=site.pins,
-        policy=lambda: SitePolicy.read(site.policy_path), consent=consent,
-    )  # fmt: skip
+    place = workplace_at(site, passphrase=passphrase, records=data)
     serve(place, memory_bytes=None if memory_mb is None else memory_mb * 1_000_000)
 
 
