@@ -13,8 +13,6 @@ from rich.table import Table
 
 from fedmed.config.load import load_config
 from fedmed.data.clean import LoadReport
-from fedmed.data.deidentify.jsonl import deidentify_file
-from fedmed.data.deidentify.jsonl_worker import Job
 from fedmed.data.deidentify.policy import Operator, Policy, read_key
 from fedmed.data.inspect import Inspection, Lengths, inspect_dataset
 from fedmed.data.load_dataset import load_with_report
@@ -121,6 +119,9 @@ def deidentify(
     as_json: Json = False,
 ) -> None:
     """Replace the eighteen identifiers of HIPAA's Safe Harbor rule in one field; a stopped run goes on where it was."""
+    from fedmed.data.deidentify.jsonl import deidentify_file  # here: its patterns take a while to compile
+    from fedmed.data.deidentify.jsonl_worker import Job
+
     key = read_key(key_file) if key_file else None
     policy = Policy(operator, min_score, key, ner_model, keep_zip3, keep_year)
     made = deidentify_file(Job(source, out, report, field, patient_field, policy, workers))

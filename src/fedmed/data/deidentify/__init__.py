@@ -4,8 +4,23 @@
 whole files. Extra ``privacy``. Presidio, gazetteers and our own rules; no model file and no network.
 """
 
-from fedmed.data.deidentify.engine import Deidentifier
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from fedmed.data.deidentify.findings import TYPES, Finding
 from fedmed.data.deidentify.policy import Operator, Policy
 
+if TYPE_CHECKING:
+    from fedmed.data.deidentify.engine import Deidentifier
+
 __all__ = ["TYPES", "Deidentifier", "Finding", "Operator", "Policy"]
+
+
+def __getattr__(name: str) -> Any:
+    """The engine comes late: its patterns take longer to compile than a command that does not need them may take."""
+    if name == "Deidentifier":
+        from fedmed.data.deidentify.engine import Deidentifier
+
+        return Deidentifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

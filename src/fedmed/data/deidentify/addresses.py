@@ -10,7 +10,8 @@ from fedmed.data.deidentify.vocabulary import LIKELY, SURE, UNKNOWN, WORD, Vocab
 from fedmed.data.deidentify.words import Words
 
 _STREETS = (
-    r"(?:Street|St|Avenue|Ave|Av|Road|Rd|Boulevard|Blvd|Drive|Dr(?!\.?\s+[A-Z])|Lane|Ln|Court|Ct|Circle|Cir|Place|Pl|Terrace"
+    r"(?:Street|St|Avenue|Ave|Av|Road|Rd|Boulevard|Blvd|Drive|Dr(?!\.?\s+[A-Z])|Lane|Ln|Court|Ct|Circle|Cir"
+    r"|Place|Pl|Terrace"
     r"|Ter|Parkway|Pkwy|Highway|Hwy|"
     r"Way|Trail|Trl|Square|Sq|Loop|Alley|Aly|Crescent|Cres|Close|Row|Mews|Turnpike|Expressway|Plaza|Route|Rte"
     r"|Path|Pike|Grove|Gardens|Walk|"
@@ -20,7 +21,7 @@ _UNIT = (
     r"(?:(?:Apt|Apartment|Suite|Ste|Unit|Floor|Fl|Room|Rm|Bldg|Building|Lot|Flat|Studio)\b\.?\s*#?\s*"
     r"|#\s?)[A-Za-z]?-?\d{0,5}[A-Za-z]?"
 )
-_NUMBER = r"(?<![\w.,/$:#-])\d{1,6}[A-Za-z]?(?:-\d{1,5})?,?"
+_NUMBER = r"(?<![\w.,/$:#-])(?!0)\d{1,6}[A-Ca-c]?(?:-\d{1,5})?,?"
 _CAPITAL = r"[A-ZÀ-Þ][\w'’.\-]*"
 _UNDOTTED = r"[A-ZÀ-Þ](?:[\w'’\-]+|\w{0,2}\.)"
 _STREET = re.compile(
@@ -49,7 +50,7 @@ _WITH_UNIT = re.compile(
 )
 """A house number, words, an apartment, and the lines after it up to a postal code."""
 _UNIT_FIRST = re.compile(
-    rf"\b(?:Flat|Studio|Apt|Apartment)\b\.?\s*#?\s*\w{{1,5}},\s+({_CAPITAL} {_CAPITAL})(?! \w+ed\b)"
+    rf"\b(?:Flat|Studio|Apt|Apartment)\b\.?\s*#?\s*\w{{1,5}},\s+({_UNDOTTED} {_UNDOTTED})(?! \w+ed\b)"
 )
 _MILITARY = re.compile(
     r"\b(?:PSC|Unit|USNS|USS|CMR)\s[\w ]{2,20}?,?\s?(?:Box\s\d+)?\s*(?:APO|FPO|DPO)\s+A[AEP]\s+\d{5}"
@@ -120,6 +121,14 @@ _STREET_NEAR = re.compile(
     r"\d [^.\n]{1,40}\b(?:street|avenue|ave|road|rd|boulevard|blvd|lane|ln|parkway|highway|terrace|crescent"
     r"|drive|court|circle|place|square|way|st|row|trail|loop|grove|plaza)\b"
 )
+_NUMBER_BEFORE = re.compile(r"(?<![\w.,/$:#-])(\d{1,6})[ ]+$")
+_LINES = re.compile(
+    rf"(?:[ ,]*\n[ >?]*{_CAPITAL}(?: {_CAPITAL}){{0,2}}){{0,2}}?"
+    rf"[ ,]*\n[ >?]*({_CAPITAL}(?: {_CAPITAL}){{0,2}})(?=\s|[,.?]|$)"
+)
+_CORNER = re.compile(
+    r"(?i:the corner of) [\w '’.-]{2,40}? and (?:[A-ZÀ-Þ][\w'’.-]*(?: [A-ZÀ-Þ][\w'’.-]*){0,2}|[a-z]+ [a-z]+)"
+)
 _IN_TOWNS = frozenset(["new", "north", "south", "east", "west", "old"])
 Span = tuple[int, int, float, str, str]
 
@@ -132,43 +141,47 @@ class AddressFinder:
         self.lexicon = vocabulary.lexicon
 
     def spans(self, view: Words) -> Iterator[Span]:
-        """Start, end, score, rule and reason of each street, box and unit."""
+        """Start, end, score, rule and reason of each street, box and unit, with the lines of an address around it."""
+        for start, end, score, rule, why in self._parts(view):
+            before = _NUMBER_BEFORE.search(view.text, max(0, start - 8), start) if rule == "place.street" else None
+            yield (before.start(1) if before else start), self._lines(view.text, end), score, rule, why
+
+    def _parts(self, view: Words) -> Iterator[Span]:
         text, folded = view.text, view.folded
+        why = "a street and a house number"
         if _HOUSE.search(text):
             for match in _STREET.finditer(text):
-                yield (
-                    match.start(),
-                    self._with_town(text, match.end()),
-                    0.93,
-                    "place.street",
-                    "a house number and a street",
-                )
+                yield match.start(), self._with_town(text, match.end()), 0.93, "place.street", why
             for match in _ANY_STREET.finditer(text):
                 if self._is_street(text, match):
-                    yield (
-                        match.start(),
-                        self._with_town(text, match.end()),
-                        0.84,
-                        "place.street",
-                        "a house number and capital words",
-                    )
+                    yield match.start(), self._with_town(text, match.end()), 0.84, "place.street", why
             unit = _UNIT_NEAR.search(folded) is not None
             more: tuple[re.Pattern[str], ...] = (_WITH_UNIT, _UNIT_FIRST) if unit else ()
             more += (_MILITARY,) if "po " in folded else ()
             more += (_SMALL, _SHOUTED) if _STREET_NEAR.search(folded) else ()
             for pattern in (_ABROAD, *more):
                 for match in pattern.finditer(text):
-                    yield *match.span(), 0.85, "place.street", "a street and a house number"
+                    yield *match.span(), 0.85, "place.street", why
             for match in _ALONE.finditer(text) if unit else ():
                 yield *match.span(), 0.6, "place.unit", "an apartment or a suite"
             for match in _BOX.finditer(text) if "box" in folded else ():
                 yield *match.span(), 0.93, "place.box", "a post-office box"
             for match in _COORDINATES.finditer(text):
                 yield *match.span(), 0.85, "place.coordinates", "latitude and longitude"
+        for match in _CORNER.finditer(text) if "corner of" in folded else ():
+            yield *match.span(), 0.8, "place.corner", "the corner of two streets"
         for match in _NAMED.finditer(text):
             first = match.group().split()[0].lower()
             if not self.vocabulary.is_function_word(first) or first in ("north", "south", "east", "west"):
                 yield match.start(), self._with_town(text, match.end()), 0.7, "place.street", "a street by its name"
+
+    def _lines(self, text: str, end: int) -> int:
+        """Take further lines of an address: at most three short ones, of which the last names a state or a country."""
+        match = _LINES.match(text, end)
+        if match is None:
+            return end
+        last = match.group(1).lower()
+        return match.end(1) if last in self.lexicon.regions or last in self.lexicon.towns else end
 
     def _is_street(self, text: str, match: re.Match[str]) -> bool:
         words = [word.strip(".'’-").lower() for word in match.group(1).split()]

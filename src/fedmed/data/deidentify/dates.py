@@ -18,7 +18,8 @@ _MONTH = (
     r"|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
 )
 _MONTH_ANY = (
-    rf"(?:{_MONTH}|MAR(?:CH)?|MAY|(?i:january|february|march(?=\s+(?:the\s+)?\d)|may(?=\s+(?:the\s+)?\d{{1,2}}(?:st|nd|rd|th|,|\s+\d{{4}}))"
+    rf"(?:{_MONTH}|MAR(?:CH)?|MAY|(?i:january|february|march(?=\s+(?:the\s+)?\d)"
+    rf"|may(?=\s+(?:the\s+)?\d{{1,2}}(?:st|nd|rd|th|,|\s+\d{{4}}))"
     r"|april|june|july|august|september|october|november|december|jan|feb|apr|jun|jul|aug|sept?|oct|nov|dec))"
 )
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
@@ -57,7 +58,7 @@ _NUMERIC = re.compile(
     rf"(?<![\w./\-])(?:"
     rf"(?:1[89]|20)\d\d([-/.])(?:0?[1-9]|1[0-2])\1{_DAY}(?!\d){_CLOCK}"
     rf"|{_DAY}([-/.]){_DAY}\2(?:(?:1[89]|20)\d\d|\d\d)(?!\d){_CLOCK}"
-    rf"|(?:1[89]|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:T?\d{{4,6}})?"
+    rf"|(?:1[89]|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:T?\d{{4,6}})?(?:[+-]\d{{4}})?"
     rf"|(?:0?[1-9]|1[0-2])/(?:1[89]|20)\d\d"
     rf"|(?:1[89]|20)\d\d[-/](?:0[1-9]|1[0-2])"
     rf")(?![\w/]|[-.]\d)"
@@ -91,7 +92,8 @@ _NOT_A_DATE_AFTER = re.compile(
 _MONTH_ALONE = re.compile(
     rf"\b((?i:in|since|last|this|next|until|till|by|early|late|mid|mid-|of|during|from|through|to|before|after"
     rf"|every|between|around|"
-    rf"beginning|end|start|and|or|past|previous|for|on)[\s\-]+)({_MONTH}|january|february|april|june|july|august|september|october|november|december)\b\.?(?!\s+(?:\d|[A-Z][a-z]|van\b|von\b|de\b|be\b|have\b"
+    rf"beginning|end|start|and|or|past|previous|for|on)[\s\-]+)({_MONTH}|(?i:january|february|april|june|july"
+    rf"|august|september|october|november|december))\b\.?(?!\s+(?:\d|[A-Z][a-z]|van\b|von\b|de\b|be\b|have\b"
     rf"|not\b|cause\b|include\b))"
 )
 _MONTH_SURE = re.compile(
@@ -191,7 +193,8 @@ def find(view: Words, year: int | None = None) -> Iterator[Finding]:
 def _is_short_date(text: str, match: re.Match[str]) -> bool:
     """Whether two small numbers are day and month: "25/5" and "07/11"; "8/10" only after a word of time."""
     first, second = int(match.group(1)), int(match.group(2))
-    if second in (7, 12, 52) and _SPAN_BEFORE.search(text, max(0, match.start() - 16), match.start()):
+    padded = match.group(1).startswith("0") or match.group(2).startswith("0")
+    if second in (7, 12, 52) and not padded and _SPAN_BEFORE.search(text, max(0, match.start() - 16), match.start()):
         return False  # "in 6/12", "for 5/7": months, days
     if min(first, second) > 12 or _NOT_A_DATE_AFTER.match(text, match.end()):
         return False
@@ -200,7 +203,6 @@ def _is_short_date(text: str, match: re.Match[str]) -> bool:
         return True
     if _MEASURE_BEFORE.search(text, start, match.start()):
         return False
-    padded = match.group(1).startswith("0") or match.group(2).startswith("0")
     return padded or (max(first, second) > 12 and second not in (15, 20, 24, 25, 30))
 
 

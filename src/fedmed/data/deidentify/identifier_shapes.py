@@ -39,7 +39,7 @@ _IPV6 = re.compile(
     re.IGNORECASE,
 )
 _MAC = re.compile(r"(?<![\w:-])[0-9a-f]{2}(?:([:-])[0-9a-f]{2})(?:\1[0-9a-f]{2}){4}(?![\w:-])", re.IGNORECASE)
-_UUID = re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.IGNORECASE)
+UUID = re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.IGNORECASE)
 _SSN = re.compile(r"(?<![\w-])(?:\d{3}|[Xx*]{3})([-‐‑– .])(?:\d{2}|[Xx*]{2})\1\d{4}(?![\w-])")
 _MBI = re.compile(
     r"\b[1-9][AC-HJKMNP-RT-Y][0-9AC-HJKMNP-RT-Y]\d-?[AC-HJKMNP-RT-Y][0-9AC-HJKMNP-RT-Y]\d-?[AC-HJKMNP-RT-Y]{2}\d{2}\b"
@@ -73,10 +73,11 @@ PLATE = re.compile(
 )
 _UK_PLATE = re.compile(r"\b[A-Z]{2}\d{2} [A-Z]{3}\b")
 _UK_LICENCE = re.compile(r"\b[A-Z9]{5}\s?\d{6}\s?[A-Z9]{1,2}\d{1,2}[A-Z]{2}\b")
-_GS1 = re.compile(r"\(01\)\d{14}(?:\(\d{2}\)[A-Za-z0-9]{4,20})*")
-_HIBC = re.compile(r"\+[A-Z]\d{3}[A-Z0-9]{2,18}(?:/\$?\$?[A-Z0-9+]{2,30})?")
-_BED = re.compile(
-    r"\b(?:N?ICU|[CMSP]ICU|CCU|[AMS]AU|AMU|HDU|ITU|ED|ER|[A-Z]?\d{1,2}[A-Z]?|[A-Z]\d)-\d{2}[A-Z]\b|\b(?:N?ICU"
+GS1 = re.compile(r"\(01\)\d{14}(?:\(\d{2}\)[A-Za-z0-9]{4,20})*")
+HIBC = re.compile(r"\+[A-Z]\d{3}[A-Z0-9]{2,18}(?:/\$?\$?[A-Z0-9+]{2,30})?")
+BED = re.compile(
+    r"\b(?:N?ICU|[CMSP]ICU|CCU|[AMS]AU|AMU|HDU|ITU|ED|ER|[A-Z]?\d{1,2}[A-Z]?|[A-Z]\d)-\d{2}[A-Z]\b|(?:(?<=\bin )"
+    r"|(?<=\bfrom )|(?<=\bto )|(?<=\bbed ))\d{1,2}[A-Z]-\d{2}\b|\b(?:N?ICU"
     r"|[CMSP]ICU|CCU|[AMS]AU|AMU|HDU|ITU)-\d{1,3}[A-Z]?\b"
 )
 _SUBJECT = re.compile(r"(?<![\w-])[A-Z]{2,5}-[A-Z]{1,4}-\d{2,4}(?![\w-])")
@@ -91,15 +92,15 @@ SHAPES: tuple[tuple[str, re.Pattern[str], float, str, str], ...] = (
     ("DEVICE", _MAC, 0.95, "device.mac", "written as a network card's address"),
     ("IP", _IPV4, 0.93, "ip.v4", "four numbers as in an internet address"),
     ("IP", _IPV6, 0.93, "ip.v6", "written as an internet address of version 6"),
-    ("UNIQUE_CODE", _UUID, 0.95, "code.uuid", "written as a UUID"),
+    ("UNIQUE_CODE", UUID, 0.95, "code.uuid", "written as a UUID"),
     ("PHOTO", _IMAGE, 0.92, "photo.file", "the name of an image file"),
     ("HEALTH_PLAN", _MBI, 0.9, "plan.mbi", "built as a Medicare beneficiary number"),
     ("VEHICLE", _VIN, 0.85, "vehicle.vin", "seventeen characters as in a vehicle's number"),
-    ("DEVICE", _GS1, 0.95, "device.udi", "built as a device's unique identification"),
-    ("DEVICE", _HIBC, 0.9, "device.udi", "built as a device's unique identification"),
+    ("DEVICE", GS1, 0.95, "device.udi", "built as a device's unique identification"),
+    ("DEVICE", HIBC, 0.9, "device.udi", "built as a device's unique identification"),
     ("LICENSE", _UK_LICENCE, 0.88, "license.uk", "built as a British driving licence"),
     ("VEHICLE", _UK_PLATE, 0.7, "vehicle.plate", "built as a number plate"),
-    ("UNIQUE_CODE", _BED, 0.7, "code.bed", "a ward and a bed"),
+    ("UNIQUE_CODE", BED, 0.7, "code.bed", "a ward and a bed"),
     ("UNIQUE_CODE", _SUBJECT, 0.7, "code.subject", "built as a subject's number in a study"),
     ("SSN", _SSN, 0.86, "ssn.shape", "three, two and four digits"),
     ("PHONE", _PHONE, 0.82, "phone.shape", "grouped as a telephone number"),
@@ -122,7 +123,7 @@ def possible(text: str) -> set[re.Pattern[str]]:
         can |= {_URL, _IMAGE}
     if digits < 3:
         return can
-    can |= {_UK_PLATE, _BED, _SUBJECT} if dashes or digits > 1 else set()
+    can |= {_UK_PLATE, BED, _SUBJECT} if dashes or digits > 1 else set()
     if colons + dashes >= 5:
         can.add(_MAC)
     if colons >= 2:
@@ -130,11 +131,11 @@ def possible(text: str) -> set[re.Pattern[str]]:
     if text.count(".") >= 3:
         can.add(_IPV4)
     if dashes >= 4:
-        can.add(_UUID)
+        can.add(UUID)
     if "(01)" in text:
-        can.add(_GS1)
+        can.add(GS1)
     if "+" in text:
-        can.add(_HIBC)
+        can.add(HIBC)
     if digits >= 5:
         can |= {_MBI, _VIN, _UK_LICENCE, _SSN}
     if digits >= 7:

@@ -15,6 +15,8 @@ from fedmed.data.deidentify.identifier_shapes import (
     CARD,
     DIGIT,
     GROUPED,
+    GS1,
+    HIBC,
     IBAN,
     ICD,
     MEASURE,
@@ -27,6 +29,7 @@ from fedmed.data.deidentify.identifier_shapes import (
     SHAPES,
     TRAILING_LETTER,
     UNIT_AFTER,
+    UUID,
     VEHICLE_NEAR,
     possible,
 )
@@ -34,6 +37,7 @@ from fedmed.data.deidentify.labels import label_before
 from fedmed.data.deidentify.lists import words_of
 from fedmed.data.deidentify.words import Words
 
+_BEFORE_CARDS = (GS1, UUID, HIBC)
 _DIGIT_RUN = re.compile(r"\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d|[A-Za-z]{2}\d{2} ?[A-Za-z0-9]{4}")
 
 
@@ -42,6 +46,11 @@ def find(view: Words) -> Iterator[Finding]:
     text = view.text
     taken: list[tuple[int, int]] = []
     can = possible(text)
+    for kind, pattern, score, rule, why in SHAPES if _DIGIT_RUN.search(text) else ():
+        if pattern in _BEFORE_CARDS and pattern in can:  # they hold runs of digits that may pass for a card's
+            for match in pattern.finditer(text):
+                taken.append(match.span())
+                yield Finding(*match.span(), kind, score, rule, why)
     if _DIGIT_RUN.search(text):
         yield from _cards(text, taken)
     for kind, pattern, score, rule, why in SHAPES:
@@ -89,6 +98,12 @@ def find(view: Words) -> Iterator[Finding]:
 
 
 def _cards(text: str, taken: list[tuple[int, int]]) -> Iterator[Finding]:
+    for match in IBAN.finditer(text):
+        if not _within(*match.span(), taken) and sum(map(str.isdigit, match.group())) >= 8:
+            taken.append(match.span())
+            yield Finding(
+                *match.span(), "ACCOUNT", 0.88, "account.iban", "built as an international bank account number"
+            )
     for match in CARD.finditer(text):
         digits = re.sub(r"\D", "", match.group())
         if (
@@ -99,12 +114,6 @@ def _cards(text: str, taken: list[tuple[int, int]]) -> Iterator[Finding]:
             taken.append(match.span())
             yield Finding(
                 *match.span(), "ACCOUNT", 0.9, "account.card", "as long as a card number, with its check digit"
-            )
-    for match in IBAN.finditer(text):
-        if not _within(*match.span(), taken) and sum(map(str.isdigit, match.group())) >= 8:
-            taken.append(match.span())
-            yield Finding(
-                *match.span(), "ACCOUNT", 0.88, "account.iban", "built as an international bank account number"
             )
 
 

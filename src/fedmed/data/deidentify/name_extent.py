@@ -167,6 +167,12 @@ class NameExtent:
             unknown = self.kind(word.lower) == UNKNOWN and not self.vocabulary.medical(word.lower)
             return unknown or self.vocabulary.small_name(word)
         if before.lower in SHORT_TITLES or before.lower in ("professor", "doctor", "miss", "nurse"):
+            if (
+                before.lower not in SHORT_TITLES
+                and self.kind(word.lower) == WORD
+                and (before.case == LOWER or view.shouted)
+            ):
+                return False
             return not self.vocabulary.is_function_word(word.lower) or word.lower in _SURNAME_WORDS
         return before.case != LOWER and "." not in word.gap and self.kind(word.lower) != WORD
 

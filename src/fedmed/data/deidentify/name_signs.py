@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fedmed.data.deidentify.findings import Finding
 from fedmed.data.deidentify.lists import words_of
-from fedmed.data.deidentify.vocabulary import LIKELY, MAYBE, SURE, UNKNOWN, Vocabulary
+from fedmed.data.deidentify.vocabulary import LIKELY, MAYBE, SURE, UNKNOWN, WORD, Vocabulary
 from fedmed.data.deidentify.words import INITIAL, LOWER, UPPER, Words
 
 TITLES = words_of("titles")
@@ -89,8 +89,8 @@ _CAPITALS_AFTER = re.compile(r"[,;.]?\s|[,;.]?$")
 _AGE_AFTER = re.compile(r"\s?[,(]\s?(?:a\s)?\d{1,3}[\s-]*(?:y|year|M\b|F\b)")
 _PAIR = re.compile(r"\((?:[A-Z]{2,3}|(?:[A-Z]\.){2,3})/(?:[A-Z]{2,3}|(?:[A-Z]\.){2,3})\)")
 _NICKNAME = re.compile(
-    r"(?:called|named|known as|goes by|nicknamed?|out for|ask(?:s|ing|ed)? for"
-    r"|aka|a\.k\.a\.?)\s+[\"“]([A-ZÀ-Þ]\w+)[\"”]"
+    r"(?:called|named|known as|goes by|nicknamed?|out for|ask(?:s|ing|ed)? for|aka"
+    r"|a\.k\.a\.?)\s+[\"“]([A-ZÀ-Þ]\w+)[\"”]"
     r"|[\"“]([A-ZÀ-Þ]\w+)[\"”],?\s+(?:real name|aka|a\.k\.a)"
 )
 _LAST_CAPITALS = re.compile(r"(?:[.!?\n]\s*|[-–—/]{1,2}\s?)([A-Z]{2,3})\s*$")
@@ -207,3 +207,18 @@ def initials(view: Words) -> Iterator[Finding]:
     last = _LAST_CAPITALS.search(view.text, max(0, len(view.text) - 12))
     if last is not None and last.group(1).lower() not in ABBREVIATIONS and not view.shouted:
         yield Finding(*last.span(1), "NAME", 0.5, "name.initials", "initials that end the text as a signature does")
+
+
+def components(view: Words, vocabulary: Vocabulary) -> Iterator[Finding]:
+    """Names in messages of hospital systems, "Carrion^Ricardo"."""
+    if "^" not in view.text:
+        return
+    for match in re.finditer(
+        r"(?<![\w^])([^\W\d_](?:[^\W\d_]|['’\- ])+)\^([^\W\d_](?:[^\W\d_]|['’\-])+)(?:\^[^\W\d_](?:[^\W\d_]"
+        r"|['’\-])*)?",
+        view.text,
+    ):
+        if vocabulary.kind(match.group(1).lower()) != WORD or vocabulary.kind(match.group(2).lower()) in (SURE, LIKELY):
+            yield Finding(
+                *match.span(), "NAME", 0.85, "name.components", "surname and given name as a message has them"
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from fedmed.data.deidentify.findings import Finding
@@ -14,6 +13,7 @@ from fedmed.data.deidentify.name_signs import (
     SHORT_TITLES,
     TITLES,
     acts,
+    components,
     initials,
     opens_line,
     signature_start,
@@ -31,7 +31,7 @@ class NameFinder(NameExtent):
 
     def find(self, view: Words) -> Iterator[Finding]:
         """Names in one text, and then every other place where a found name stands."""
-        found = [*self._runs(view), *initials(view), *self._components(view)]
+        found = [*self._runs(view), *initials(view), *components(view, self.vocabulary)]
         yield from found
         yield from self._again(view, found)
 
@@ -80,7 +80,10 @@ class NameFinder(NameExtent):
             return None, index + 1
         if word.lower in TITLES and kind != SURE and index + 1 < len(words) and self.titled(view, index + 1):
             return None, index + 1
-        if told != LABEL and self.vocabulary.eponymous(view, index):
+        beside = told == NEAR and word.joined  # "PCP Barr": not named after Barr, if no disease follows
+        if told != LABEL and (
+            self.vocabulary.head_follows(view, index) if beside else self.vocabulary.eponymous(view, index)
+        ):
             return None, index + 1
         called = told is not None and (
             view.words[index - 1].lower in ("called", "named", "nicknamed") or '"' in word.gap
@@ -173,12 +176,19 @@ class NameFinder(NameExtent):
             return self._finding(
                 view, index, last, 0.7, "name.label", "follows a label in a text without capitals"
             ), last + 1
-        if kind != SURE or word.lower in self.vocabulary.lexicon.english or len(word.lower) < 3:
+        lexicon = self.vocabulary.lexicon
+        if view.small and kind in (LIKELY, UNKNOWN) and not lexicon.drug(word.lower):
+            last = self.absorb(view, index, sure=True)
+            run = [each.lower for each in view.words[index : (index if last is None else last) + 1]]
+            if len(run) > 1 and any(each in lexicon.surnames or each in lexicon.given for each in run):
+                return self._finding(
+                    view, index, index + len(run) - 1, 0.5, "name.lower_case", "words that are in no vocabulary"
+                ), (index + len(run))
+        if kind != SURE or word.lower in lexicon.english or len(word.lower) < 3:
             return None, index + 1
         last = index
         for after in view.words[index + 1 : index + 4]:
             kind = self.kind(after.lower)
-            lexicon = self.vocabulary.lexicon
             fits = kind in (LIKELY, SURE, UNKNOWN) or (kind == MAYBE and after.lower in lexicon.surnames)
             fits = fits and after.lower not in lexicon.clinical and not lexicon.drug(after.lower)
             if (after.joined or after.gap == ". ") and (len(after.lower) == 1 or fits or after.lower in PARTICLES):
@@ -251,20 +261,6 @@ class NameFinder(NameExtent):
             return self.kind(after.lower) in (LIKELY, SURE) and len(after.lower) > 2
         return view.shouted and kind == UNKNOWN and told == NEAR
 
-    def _components(self, view: Words) -> Iterator[Finding]:
-        """Names in messages of hospital systems, "Carrion^Ricardo"."""
-        if "^" not in view.text:
-            return
-        for match in re.finditer(
-            r"(?<![\w^])([^\W\d_](?:[^\W\d_]|['’\- ])+)"
-            r"\^([^\W\d_](?:[^\W\d_]|['’\-])+)(?:\^[^\W\d_](?:[^\W\d_]|['’\-])*)?",
-            view.text,
-        ):
-            if self.kind(match.group(1).lower()) != WORD or self.kind(match.group(2).lower()) in (SURE, LIKELY):
-                yield Finding(
-                    *match.span(), "NAME", 0.85, "name.components", "surname and given name as a message has them"
-                )
-
     def _again(self, view: Words, found: list[Finding]) -> Iterator[Finding]:
         """Every other mention of a word of a name that was found for a good reason."""
         known: set[str] = set()
@@ -291,7 +287,7 @@ class NameFinder(NameExtent):
                 if (
                     word.case in (TITLE, UPPER)
                     and (kind != WORD or word.case == TITLE)
-                    and not self.vocabulary.eponymous(view, index)
+                    and not self._named_after(view, index)
                 ):
                     yield self._finding(view, index, index, 0.65, "name.again", why)
                 elif (
@@ -300,6 +296,10 @@ class NameFinder(NameExtent):
                     and word.lower not in self.vocabulary.lexicon.english
                 ):
                     yield self._finding(view, index, index, 0.5, "name.again", why)
+
+    def _named_after(self, view: Words, index: int) -> bool:
+        """Whether a name that this text has shown stands for a disease here: a known eponym, and a noun after it."""
+        return view.words[index].lower in self.vocabulary.lexicon.eponyms and self.vocabulary.head_follows(view, index)
 
     @staticmethod
     def _finding(view: Words, first: int, last: int, score: float, rule: str, why: str) -> Finding:

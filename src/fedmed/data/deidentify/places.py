@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from fedmed.data.deidentify.addresses import AddressFinder, Span
+from fedmed.data.deidentify.addresses import Span
 from fedmed.data.deidentify.facilities import TAIL, FacilityFinder
 from fedmed.data.deidentify.findings import Finding
 from fedmed.data.deidentify.lists import words_of
+from fedmed.data.deidentify.towns import VISIT, TownReader
 from fedmed.data.deidentify.vocabulary import Vocabulary
-from fedmed.data.deidentify.words import INITIAL, LOWER, TITLE, UPPER, Words
+from fedmed.data.deidentify.words import LOWER, TITLE, UPPER, Words
 
-_HEADS = words_of("clinical_heads")
 _NOT_PLACES = words_of("not_places")
 _GENERIC = words_of("facility_generic")
 _TITLES = words_of("titles")
@@ -23,8 +23,6 @@ _COUNTY_WORDS = frozenset(["county", "parish", "township", "borough", "province"
 _OF_PLACE = frozenset(
     ["city", "town", "village", "county", "township", "borough", "suburb", "neighborhood", "district", "state"]
 )
-_IN = frozenset(["in", "near", "outside", "around", "visiting", "downtown", "suburban", "greater", "between"])
-_AT = frozenset(["at", "from", "to", "through", "via", "of", "lives", "the"])
 _LEADS = frozenset(["at", "from", "near", "to", "via", "outside"])
 _FORMED = frozenset(
     [
@@ -48,27 +46,13 @@ _FORMED = frozenset(
     ]
 )
 _TOWN_TAIL = re.compile(r"(?: |, | in | of | at )([A-ZÀ-Þ][\w'’.-]+(?: [A-ZÀ-Þ][\w'’.-]+){0,2})")
-_VISIT = re.compile(
-    r"(?i)\b(?:seen|admitted|treated|evaluated|hospitali[sz]ed|refer(?:red|ral)|transferred|visit(?:ed|s)?"
-    r"|appointment|discharged|presented|presenting|"
-    r"follow(?:ed|ing)?|live[sd]?|living|reside[sd]?|resident|residing|born|moved|grew|works?|worked|diagnosed"
-    r"|managed|surgery|procedure|cared|care|"
-    r"consult(?:ed|ation)?|clinic|check(?:ed)?|checkup|check-up|office|scheduled|admission|examined|tested"
-    r"|underwent|performed|started|received|located|"
-    r"based|records?|hails?|travel(?:l?ed|s)?|returned|staying|went|arrived|native|home|hospital|address|city"
-    r"|town|practice|employed|attends?|studies|"
-    r"school|facility|prescribed|enrolled|monitored|assessed|stay|rushed|taken|last|done|conducted|patient|male"
-    r"|female|man|woman)\b"
-)  # fmt: skip
 
 
-class PlaceFinder:
+class PlaceFinder(TownReader):
     """Finds places; holds the vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-        self.lexicon = vocabulary.lexicon
-        self.addresses = AddressFinder(vocabulary)
+        super().__init__(vocabulary)
         self.facilities = FacilityFinder(vocabulary)
 
     def find(self, view: Words) -> Iterator[Finding]:
@@ -119,9 +103,9 @@ class PlaceFinder:
             length = (
                 0
                 if after is not None and after.joined and after.lower in _COUNTY_WORDS and after.case in (TITLE, UPPER)
-                else self._longest_town(view, index)
+                else self.longest_town(view, index)
             )
-            score = self._town_score(view, index, index + length - 1) if length else 0.0
+            score = self.town_score(view, index, index + length - 1) if length else 0.0
             if score:
                 yield word.start, words[index + length - 1].end, score, "place.town", "a town by its name"
                 index += length
@@ -141,12 +125,9 @@ class PlaceFinder:
         after = words[index + 1] if index + 1 < len(words) else None
         if after is not None and after.joined and after.lower in _COUNTY_WORDS and after.case in (TITLE, UPPER):
             start = index
-            if (
-                index
-                and word.joined
-                and words[index - 1].case == word.case
-                and not self.vocabulary.is_function_word(words[index - 1].lower)
-            ):
+            while start and index - start < 2 and words[start].joined and words[start - 1].case == word.case:
+                if self.vocabulary.is_function_word(words[start - 1].lower):
+                    break
                 start -= 1
             yield words[start].start, after.end, 0.8, "place.county", "a county or township"
         elif index > 1 and words[index - 1].lower == "of" and words[index - 2].lower in _OF_PLACE:
@@ -154,7 +135,7 @@ class PlaceFinder:
                 yield word.start, word.end, 0.7, "place.city_of", "a place after 'city of'"
         elif (
             word.stop == word.end
-            and not self._after_name(view, index)
+            and not self.after_name(view, index)
             and self.addresses.state_follows(view.text, word.end, word.lower)
         ):
             begin = word
@@ -170,7 +151,7 @@ class PlaceFinder:
                 or self.vocabulary.is_form_word(after.lower)
             )
             if not known and (
-                self._in_place(view, index)
+                self.in_place(view, index)
                 or self.vocabulary.town_like(after.lower)
                 or view.text[after.end : after.end + 1] in ",."
             ):
@@ -185,81 +166,10 @@ class PlaceFinder:
             yield (
                 word.start,
                 word.end,
-                0.78 if self._in_place(view, index) else 0.5,
+                0.78 if self.in_place(view, index) else 0.5,
                 "place.form",
                 "built as the name of a town",
             )
-
-    def _after_name(self, view: Words, index: int) -> bool:
-        """Whether a word ends a person's name: "Lorraine V. Berger, MD"."""
-        before = view.words[index - 1] if index and view.words[index].gap in (" ", ". ") else None
-        return before is not None and (before.case == INITIAL or before.lower in self.lexicon.sure_given)
-
-    def _longest_town(self, view: Words, index: int) -> int:
-        """How many words the longest town that begins here has; 0: none does."""
-        words, towns = view.words, self.lexicon.towns
-        name = words[index].lower
-        best = 1 if name in towns else 0
-        if name in self.lexicon.town_starts:
-            for step in range(1, 5):
-                if index + step >= len(words):
-                    break
-                after = words[index + step]
-                if not after.joined and not (after.gap == ". " and words[index + step - 1].lower in ("st", "ft", "mt")):
-                    break
-                name = f"{name} {after.lower}"
-                if name in towns and (after.case != LOWER or view.small):
-                    best = step + 1
-        return best
-
-    def _town_score(self, view: Words, first: int, last: int) -> float:
-        words, lexicon = view.words, self.lexicon
-        after = words[last + 1] if last + 1 < len(words) else None
-        if after is not None and (after.joined or after.gap == "-") and after.lower in _HEADS:
-            return 0.0
-        word = words[first].lower
-        name = " ".join(each.lower for each in words[first : last + 1])
-        big = name in lexicon.big_towns
-        if words[last].stop == words[last].end and self.addresses.state_follows(
-            view.text, words[last].end, words[last].lower
-        ):
-            return 0.0 if self._after_name(view, first) else 0.85
-        placed = self._in_place(view, first)
-        if view.small and words[first].case == LOWER:
-            return 0.6 if placed and not lexicon.known(word) and (big or last > first) else 0.0
-        if last > first:
-            if any(each.lower in lexicon.sure_given for each in words[first:last]) and not big:
-                return 0.7 if placed else 0.0
-            return 0.78
-        if self.vocabulary.is_form_word(word) or word in _NOT_PLACES or word in _GENERIC:
-            return 0.0
-        person = word in lexicon.given or word in lexicon.common_surnames
-        if words[first].stop != words[first].end and not placed:
-            return 0.0
-        sure = word in lexicon.sure_given
-        if big and placed and not sure and not lexicon.drug(word):
-            return 0.78
-        if big and not lexicon.known(word) and not sure and word not in lexicon.eponyms:
-            return 0.7
-        if lexicon.medical(word) or (after is not None and after.joined and after.case in (TITLE, INITIAL) and person):
-            return 0.0
-        if placed:
-            return 0.72 if big or not person else 0.62
-        if lexicon.known(word) or person or word in lexicon.surnames or words[first].opens:
-            return 0.0
-        return 0.5
-
-    def _in_place(self, view: Words, index: int) -> bool:
-        """Whether a preposition of place stands before a word; "from" and the like only where somebody goes or is."""
-        if index == 0:
-            return False
-        word, before = view.words[index], view.words[index - 1]
-        if not word.joined:
-            near = _VISIT.search(view.text, max(0, word.start - 40), word.start)
-            return word.gap in (", ", " (") and near is not None
-        if before.lower in _IN:
-            return True
-        return before.lower in _AT and _VISIT.search(view.text, max(0, before.start - 60), before.start + 1) is not None
 
     def _at(self, view: Words) -> Iterator[Span]:
         """Capital words after "at", "from" …, where the sentence tells of a visit, an admission, a home."""
@@ -277,7 +187,7 @@ class PlaceFinder:
                 or word.lower in _TITLES
             ):
                 continue
-            if (lead.lower != "at" or word.case == UPPER) and _VISIT.search(
+            if (lead.lower != "at" or word.case == UPPER) and VISIT.search(
                 view.text, max(0, lead.start - 80), lead.start
             ) is None:
                 continue

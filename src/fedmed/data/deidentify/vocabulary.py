@@ -18,6 +18,7 @@ _NEVER = words_of("brands") | words_of("drugs") | words_of("shorthand")
 _OPEN_NAMES = frozenset({"may", "will", "june", "jan", "april", "see", "august", "art", "do", "an", "so", "in"})
 _ENDINGS = tuple(sorted(words_of("drug_endings")))
 _TOWN_ENDINGS = ("ville", "burgh", "burg", "mouth", "chester", "shire", "stad", "borough", "town", "bury", "haven")
+_MORE_TOWN_ENDINGS = ("land", "port", "side", "view", "fort")
 _ARTICLES = ("al-", "el-", "abd-", "abu-", "ben-", "bin-", "ibn-", "o'", "o’", "d'", "d’")
 _CACHE = 50_000
 _RESULT = re.compile(
@@ -27,7 +28,6 @@ _RESULT = re.compile(
     r"|pending|n/?a|equivocal|intact|"
     r"clear|patent|low|high|grade|stage|done|unremarkable|not)\b)"
 )
-_CREDENTIAL_COMMA = re.compile(r",\s*[A-Z]")
 
 
 class Vocabulary:
@@ -96,13 +96,14 @@ class Vocabulary:
 
     def town_like(self, word: str) -> bool:
         """Whether an unknown word is built as a town's name."""
-        return len(word) > 6 and word.endswith(_TOWN_ENDINGS) and self.kind(word) in (UNKNOWN, LIKELY)
+        if len(word) > 6 and word.endswith(_TOWN_ENDINGS):
+            return self.kind(word) in (UNKNOWN, LIKELY)
+        return len(word) > 7 and word.endswith(_MORE_TOWN_ENDINGS) and self.kind(word) == UNKNOWN
 
-    def eponymous(self, view: Words, index: int) -> bool:
-        """Whether a capital word names a disease, a sign, a score …: what stands after it says so."""
+    def head_follows(self, view: Words, index: int) -> bool:
+        """Whether a noun of medicine follows a capital word within three: a disease, a sign, a score …"""
         words = view.words
         word = words[index]
-        kind = self.kind(word.lower)
         for step in (1, 2, 3):
             if index + step >= len(words):
                 break
@@ -110,21 +111,29 @@ class Vocabulary:
             if not (after.joined or after.gap in ("-", "–", " - ", "/")):
                 break
             if after.lower in _HEADS:
-                if kind == SURE and step == 1 and word.lower not in self.lexicon.eponyms:
+                if self.kind(word.lower) == SURE and step == 1 and word.lower not in self.lexicon.eponyms:
                     return word.stop != word.end
                 return True
             if after.case == LOWER and step > 1:
                 break
+        return False
+
+    def eponymous(self, view: Words, index: int) -> bool:
+        """Whether a capital word names a disease, a sign, a score …: it is known for it, or what follows says so."""
+        words = view.words
+        word = words[index]
+        kind = self.kind(word.lower)
+        if self.head_follows(view, index):
+            return True
         if index > 1 and words[index - 1].lower == "of" and word.joined and words[index - 2].lower in _HEADS:
             return True  # the pouch of Douglas
-        known = word.lower in self.lexicon.eponyms or (
-            "-" in word.lower and all(part in self.lexicon.eponyms for part in word.lower.split("-"))
-        )
-        if known and not self.next_is_name(view, index):
+        parts = word.lower.split("-")
+        known = all(part in self.lexicon.eponyms for part in parts) or word.lower in self.lexicon.eponyms
+        if self.next_is_name(view, index):
+            return False
+        if known:
             return kind != SURE or word.stop != word.end or _RESULT.match(view.text, word.end) is not None
-        if kind in (UNKNOWN, LIKELY) and not self.next_is_name(view, index):
-            return _RESULT.match(view.text, word.end) is not None
-        return False
+        return kind in (UNKNOWN, LIKELY) and _RESULT.match(view.text, word.end) is not None
 
     def next_is_name(self, view: Words, index: int) -> bool:
         """Whether what follows a word can be the rest of a name."""
