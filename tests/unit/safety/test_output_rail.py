@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from fedmed.safety.policy_file import load_policy
 from fedmed.safety.rails import output_rail
 
 pytestmark = pytest.mark.unit
+
+TABLES = json.loads((Path(__file__).parent / "rule_tables.json").read_text(encoding="utf-8"))["answers"]
+"""Rule -> [question, answer] of the cases that it stops."""
 
 UNSAFE = {
     "overconfidence.certainty": [
@@ -157,8 +163,15 @@ def test_an_answer_that_only_sounds_alike_sets_nothing_off(answer: str) -> None:
     assert output_rail(answer, load_policy()) == ()
 
 
+@pytest.mark.parametrize(
+    ("rule", "question", "answer"), [(rule, *line) for rule, lines in TABLES.items() for line in lines]
+)
+def test_a_case_is_withheld_by_the_rule_of_its_table(rule: str, question: str, answer: str) -> None:
+    assert rule in {hit.rule for hit in output_rail(answer, load_policy(), question)}
+
+
 def test_every_output_rule_has_its_table() -> None:
-    assert {check.id for check in load_policy().output} == set(UNSAFE)
+    assert {check.id for check in load_policy().output} == set(UNSAFE) | set(TABLES)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +188,7 @@ def test_every_output_rule_has_its_table() -> None:
     ],
 )
 def test_degenerate_text_is_withheld(answer: str, rule: str) -> None:
-    assert [hit.rule for hit in output_rail(answer, load_policy())] == [rule]
+    assert output_rail(answer, load_policy())[0].rule == rule
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_the_packaged_policy_is_read_once() -> None:
         ("['opening hours']", "[]", ["line 14", "rule 'local.closed'", "patterns"]),
         ("say: Call the clinic.", "say: ''", ["line 13", "rule 'local.closed'", "'say'"]),
         ("id: local.leeches", "id: local.closed", ["line 16", "rule 'local.closed'", "twice"]),
-        ("format: 1", "format: 2", ["line 1", "format"]),
+        ("format: 1", "format: 9", ["line 1", "format"]),
         ("max_phrase_repeats: 3", "max_phrase_repeats: '3'", ["line 3", "max_phrase_repeats"]),
         ("where: before", "where: [", ["line 8", "not YAML"]),
     ],
