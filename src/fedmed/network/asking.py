@@ -55,7 +55,7 @@ class _Open:
     order: Order
     digest: str
     due: float  # when it is to be sent, or sent again
-    pause: float = FIRST_PAUSE
+    pause: float  # before the next time
     said: str = ""  # the last trouble that was logged
 
 
@@ -70,6 +70,7 @@ class Asking:
             revoked in the middle of a round is not heard any more.
         log: of what was refused.
         repeat: seconds after which an order without any news is sent again; None: never, as the line reports losses.
+        pause: seconds before an order that was lost is sent again; doubles each time.
     """
 
     line: Line
@@ -77,6 +78,7 @@ class Asking:
     members: Callable[[], Mapping[str, bytes]]
     log: EventLog
     repeat: float | None = None
+    pause: float = FIRST_PAUSE
     lost: dict[str, str] = field(default_factory=dict)  # hospital -> why its last order has no reply
 
     def ask(self, orders: Mapping[str, Order], seconds: float) -> Iterator[Reply]:
@@ -89,7 +91,7 @@ class Asking:
         end = time.monotonic() + seconds
         now = time.monotonic()
         self.lost = {}
-        waiting = {name: _Open(order, self._digest(order), now) for name, order in orders.items()}
+        waiting = {name: _Open(order, self._digest(order), now, self.pause) for name, order in orders.items()}
         while waiting and (left := end - time.monotonic()) > 0:
             for name, one in waiting.items():
                 if one.due <= time.monotonic():

@@ -145,14 +145,24 @@ class Server:
                 _remember(folder, known)
                 self._events.write("node unregistered", hospital=name)
                 self._tell(f"{name} is turned away from now on")
-        for name, member in members.items():
-            if member.status == "approved" and name not in known:
-                public_file = folder / "registering.pub"
-                write_atomic(public_file, openssh_public(member.node_public_pem))
-                known[name] = register(folder, name, public_file), member.node_public_pem
-                _remember(folder, known)
-                self._events.write("node registered", hospital=name)
-                self._tell(f"{name} may connect")
+        new = {name: member for name, member in members.items() if member.status == "approved" and name not in known}
+        if not new:
+            return
+        files = {name: folder / f"registering-{number}.pub" for number, name in enumerate(new)}
+        for name, file in files.items():
+            write_atomic(file, openssh_public(new[name].node_public_pem))
+        try:
+            registered = register(folder, files)
+        finally:
+            for file in files.values():
+                file.unlink(missing_ok=True)
+        for name, node in registered.items():
+            known[name] = node, new[name].node_public_pem
+            self._events.write("node registered", hospital=name)
+            self._tell(f"{name} may connect")
+        _remember(folder, known)
+        if len(registered) < len(new):
+            raise FederationError("not all nodes could be registered", "they are tried again")
 
     def _wait(self, port: int) -> None:
         assert self.child is not None

@@ -16,7 +16,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedmed.errors import CertificateError, FederationError, MissingExtraError
@@ -154,44 +154,66 @@ def write_bundle(folder: Path) -> Path:
     return bundle
 
 
-def flwr(folder: Path, *arguments: str, seconds: float = 60.0) -> dict[str, object]:
-    """Run one of Flower's commands at the coordinator and read its JSON.
+def flwr(folder: Path, *commands: Sequence[str], seconds: float = 60.0) -> list[dict[str, object]]:
+    """Run some of Flower's commands at the coordinator, in turn, and read their JSON.
+
+    Args:
+        folder: Flower's own.
+        commands: the words after ``flwr`` of each.
+        seconds: time for each.
+
+    Returns:
+        What each said; fewer than commands where one failed, whose own ``success`` is then false.
 
     Raises:
-        FederationError: it failed or took too long; its last line is in the error.
+        FederationError: none of it worked, or it took too long.
     """
-    command = [str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json"]
-    what = f"'flwr {' '.join(arguments[:2])}'"
+    what = f"'flwr {' '.join(commands[0][:2])}'"
     try:
         done = subprocess.run(
-            command, env=environment(folder), capture_output=True, text=True, timeout=seconds, check=False
-        )
+            [sys.executable, "-m", "fedmed.network.flower.control"], env=environment(folder), capture_output=True,
+            input=json.dumps([list(words) for words in commands]), text=True, timeout=seconds * len(commands),
+            check=False,
+        )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise FederationError(f"{what} did not end within {seconds:g} s", "is the server busy or stopped?") from error
-    start = done.stdout.find("{")
+        raise FederationError(f"{what} did not end in time", "is the server busy or stopped?") from error
     try:
-        found = json.loads(done.stdout[start:]) if start >= 0 else {}
-    except ValueError:
-        found = {}
-    if done.returncode or not found.get("success"):
-        said = str(found.get("error-message") or (done.stderr or done.stdout).strip().splitlines()[-1:] or "nothing")
-        raise FederationError(f"{what} failed: {said[:300]}", "see the server's log")
-    return dict(found)
+        found: list[dict[str, object]] = json.loads(done.stdout)
+        first = found[0]
+    except (ValueError, IndexError) as error:
+        said = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["it says nothing"]
+        raise FederationError(f"{what} failed ({said[0][:300]})", "see the server's log") from error
+    if not first.get("success"):
+        raise FederationError(f"{what} failed ({str(first.get('error-message'))[:300]})", "see the server's log")
+    return found
 
 
-def register(folder: Path, name: str, public_file: Path) -> str:
-    """Make a node known to the SuperLink. Returns its id. Raises FederationError."""
-    return str(flwr(folder, "supernode", "register", str(public_file), CONNECTION, "--name", name)["node-id"])
+def register(folder: Path, public_files: Mapping[str, Path]) -> dict[str, str]:
+    """Make nodes known to the SuperLink.
+
+    Args:
+        folder: Flower's own.
+        public_files: hospital -> its node's public key in OpenSSH's form.
+
+    Returns:
+        Hospital -> node id, of those that worked; at least one.
+
+    Raises:
+        FederationError: none did.
+    """
+    words = [("supernode", "register", str(file), CONNECTION, "--name", name) for name, file in public_files.items()]
+    said = flwr(folder, *words)
+    return {name: str(one["node-id"]) for name, one in zip(public_files, said, strict=False) if one.get("success")}
 
 
 def unregister(folder: Path, node: str) -> None:
     """Turn a node away from now on, also while it is connected. Raises FederationError."""
-    flwr(folder, "supernode", "unregister", node, CONNECTION)
+    flwr(folder, ("supernode", "unregister", node, CONNECTION))
 
 
 def start_relay(folder: Path) -> str:
     """Start the app at the SuperLink; its server half dials the coordinator's socket. Returns the run's id."""
-    return str(flwr(folder, "run", str(write_bundle(folder)), CONNECTION)["run-id"])
+    return str(flwr(folder, ("run", str(write_bundle(folder)), CONNECTION))[0]["run-id"])
 
 
 def free_port() -> int:
