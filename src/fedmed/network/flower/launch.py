@@ -177,14 +177,25 @@ def flwr(folder: Path, *commands: Sequence[str], seconds: float = 60.0) -> list[
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise FederationError(f"{what} did not end in time", "is the server busy or stopped?") from error
-    try:
-        found: list[dict[str, object]] = json.loads(done.stdout)
-        first = found[0]
-    except (ValueError, IndexError) as error:
-        said = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["it says nothing"]
-        raise FederationError(f"{what} failed ({said[0][:300]})", "see the server's log") from error
-    if not first.get("success"):
-        raise FederationError(f"{what} failed ({str(first.get('error-message'))[:300]})", "see the server's log")
+    found = _objects(done.stdout)
+    if not found or not found[0].get("success"):
+        told = str(found[0].get("error-message")) if found else done.stderr or done.stdout
+        said = told.strip().splitlines()[-1:] or ["it says nothing"]
+        raise FederationError(f"{what} failed ({said[0][:300]})", "see the server's log")
+    return found
+
+
+def _objects(text: str) -> list[dict[str, object]]:
+    """The JSON objects that follow each other in a text, up to the first thing that is none."""
+    found: list[dict[str, object]] = []
+    reader = json.JSONDecoder()
+    while (start := text.find("{")) >= 0:
+        try:
+            one, end = reader.raw_decode(text, start)
+        except ValueError:
+            break
+        found.append(one)
+        text = text[end:]
     return found
 
 
