@@ -38,6 +38,8 @@ from fedmed.types import Algorithm, RoundReport
 from fedmed.utils.digests import arrays_sha256
 from fedmed.utils.files import write_atomic
 
+ORDERS = "orders.json"
+
 
 def _silent(line: str) -> None:
     """Nobody watches."""
@@ -96,7 +98,13 @@ def start_federated(
             make_start(config, folder.path / "start")
         else:
             bring_start(start, folder.path / "start")
-        return _Run(folder, config, reach).carry_out()
+        try:
+            return _Run(folder, config, reach).carry_out()
+        except BaseException as error:
+            if not (folder.path / ORDERS).is_file():
+                raise
+            stopped = error  # hospitals have trained for this run, so its folder stays, which an error in here removes
+    raise stopped
 
 
 def resume_federated(path: Path, reach: Reach) -> dict[str, Any]:
@@ -126,7 +134,7 @@ class _Run:
                 reach.tell(f"going on after round {begun.round}")
             transport = NetworkTransport(
                 Asking(reach.line, reach.sign, reach.members, reach.log, reach.repeat), config, self.folder.name,
-                OrderBook(path / "orders.json"), begun.history, reach.deadline, base_of(path / "start"), reach.tell,
+                OrderBook(path / ORDERS), begun.history, reach.deadline, base_of(path / "start"), reach.tell,
             )  # fmt: skip
             final = self._rounds(begun, transport, digest)
             there = [name for name in sorted(reach.members()) if name in reach.line.hospitals()]
