@@ -81,12 +81,18 @@ class Asking:
     pause: float = FIRST_PAUSE
     lost: dict[str, str] = field(default_factory=dict)  # hospital -> why its last order has no reply
 
-    def ask(self, orders: Mapping[str, Order], seconds: float) -> Iterator[Reply]:
+    def ask(
+        self,
+        orders: Mapping[str, Order],
+        seconds: float,
+        instead: Callable[[Reply], Order | None] = lambda reply: None,
+    ) -> Iterator[Reply]:
         """Yield replies as they come, one a hospital, until all are there or the time is up.
 
         Args:
             orders: by hospital; ``expires`` is set here.
             seconds: time for all of them.
+            instead: gives another order to send where a reply says that the first could not be used; None: it counts.
         """
         end = time.monotonic() + seconds
         now = time.monotonic()
@@ -102,9 +108,13 @@ class Asking:
                 if one_waiting is None:
                     continue  # late: an answer to an earlier order, or a second copy
                 reply = self._read(arrival, one_waiting)
-                if reply is not None:
-                    del waiting[arrival.hospital]
-                    yield reply
+                if reply is None:
+                    continue
+                if (other := instead(reply)) is not None:
+                    waiting[arrival.hospital] = _Open(other, self._digest(other), time.monotonic(), self.pause)
+                    continue
+                del waiting[arrival.hospital]
+                yield reply
         for name, one in waiting.items():
             self.lost[name] = one.said or "it did not reply in time"
 

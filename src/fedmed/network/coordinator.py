@@ -24,7 +24,6 @@ from fedmed.config.schema import FedMedConfig
 from fedmed.errors import QuorumError, RunError
 from fedmed.federated.algorithms import check_combination, get_algorithm
 from fedmed.federated.checkpoint import load_latest, save_round
-from fedmed.federated.links import Downlink
 from fedmed.federated.runner import FederationState, run_rounds
 from fedmed.network.adapter_files import base_of, bring_start, export, make_start, read_start
 from fedmed.network.asking import Asking, Line
@@ -33,6 +32,7 @@ from fedmed.network.order_book import OrderBook
 from fedmed.network.orders import Sign
 from fedmed.network.presence import PresentHospitals
 from fedmed.network.transport import NetworkTransport
+from fedmed.network.way_down import WayDown
 from fedmed.pipeline.run_folder import RunFolder, environment, peak_rss_mb, resume_run, start_run
 from fedmed.types import Algorithm, RoundReport
 from fedmed.utils.digests import arrays_sha256
@@ -117,6 +117,7 @@ class _Run:
     def __init__(self, folder: RunFolder, config: FedMedConfig, reach: Reach) -> None:
         self.folder, self.config, self.reach = folder, config, reach
         self.algorithm = get_algorithm(config.federated)
+        self.down = WayDown(config.federated.wire)
         self.started = time.perf_counter()
 
     def carry_out(self) -> dict[str, Any]:
@@ -134,7 +135,7 @@ class _Run:
                 reach.tell(f"going on after round {begun.round}")
             transport = NetworkTransport(
                 Asking(reach.line, reach.sign, reach.members, reach.log, reach.repeat), config, self.folder.name,
-                OrderBook(path / ORDERS), begun.history, reach.deadline, base_of(path / "start"), reach.tell,
+                OrderBook(path / ORDERS), self.down, begun.history, reach.deadline, base_of(path / "start"), reach.tell,
             )  # fmt: skip
             final = self._rounds(begun, transport, digest)
             there = [name for name in sorted(reach.members()) if name in reach.line.hospitals()]
@@ -170,7 +171,7 @@ class _Run:
         try:
             return run_rounds(
                 begun, algorithm=self.algorithm, transport=transport, policy=policy, rounds=federated.rounds,
-                on_round=on_round, downlink=Downlink(federated.wire), max_norm=federated.max_reply_norm,
+                on_round=on_round, downlink=self.down, max_norm=federated.max_reply_norm,
             )  # fmt: skip
         except QuorumError as error:
             reasons = "; ".join(f"'{name}': {why}" for name, why in sorted(transport.absent.items()))

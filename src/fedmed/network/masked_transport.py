@@ -13,7 +13,7 @@ Not covered: leaving out who lied; it is named, and a person revokes it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,13 +106,15 @@ class _Attempt:
         transport = self._transport
         orders = transport.train_orders(self._plan, global_state, algorithm, attempt=self._number)
         wanted = {name: orders[name] for name in ready}
-        for reply in self._replies(wanted, "payload", transport.deadline):
+        instead = transport.whole_instead(self._plan, global_state, algorithm, attempt=self._number)
+        for reply in self._replies(wanted, "payload", transport.deadline, instead):
             beside = _beside(reply)
             if beside is None:
                 transport.missing(reply.hospital, "what it says beside its masked vector cannot be used")
                 continue
             if self._receive(reply.hospital, reply.body):
                 self._beside[reply.hospital] = beside
+                transport.note_held(reply)
                 transport.tell(f"round {self._plan.round}/{self._plan.rounds}: {reply.hospital} sent a masked vector")
 
     def _message(self, outgoing: Outgoing) -> tuple[str, ...]:
@@ -136,9 +138,15 @@ class _Attempt:
                 answered.append(reply.hospital)
         return tuple(name for name in self._plan.hospitals if name in answered)
 
-    def _replies(self, orders: Mapping[str, Order], kind: str, seconds: float) -> Iterator[Reply]:
+    def _replies(
+        self,
+        orders: Mapping[str, Order],
+        kind: str,
+        seconds: float,
+        instead: Callable[[Reply], Order | None] = lambda reply: None,
+    ) -> Iterator[Reply]:
         started = time.monotonic()
-        for reply in self._transport.asking.ask(orders, seconds):
+        for reply in self._transport.asking.ask(orders, seconds, instead):
             if reply.kind == kind:
                 yield reply
             else:

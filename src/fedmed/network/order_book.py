@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fedmed.errors import RunError
+from fedmed.network.way_down import Form
 from fedmed.types import RoundReport
 from fedmed.utils.files import write_json
 
@@ -27,7 +28,7 @@ class Sent:
 
     attempt: int
     digest: str  # of its content, without the attempt
-    form: str = "whole"
+    form: Form = "whole"
 
 
 class OrderBook:

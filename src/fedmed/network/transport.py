@@ -25,6 +25,7 @@ from fedmed.network.event_log import REFUSED
 from fedmed.network.global_state import pack_whole
 from fedmed.network.order_book import OrderBook, Sent
 from fedmed.network.orders import Order, Reply
+from fedmed.network.way_down import Form, WayDown
 from fedmed.types import AdapterState, Algorithm, HospitalState, Payload, RoundPlan, RoundReport, SummedPayload
 
 HELLO_SECONDS = 60.0
@@ -39,6 +40,7 @@ class NetworkTransport:
         config: settings of the run.
         run_id: names it to the workers.
         book: of the orders sent so far, also before a restart.
+        down: the runner's way down, which this transport packs.
         history: of the rounds so far.
         deadline: seconds in which a round's replies must come.
         base_model: digest of the base model that hospitals must have; None: not compared.
@@ -49,12 +51,14 @@ class NetworkTransport:
     config: FedMedConfig
     run_id: str
     book: OrderBook
+    down: WayDown
     history: tuple[RoundReport, ...] = ()
     deadline: float = 3600.0
     base_model: str | None = None
     tell: Callable[[str], None] = lambda line: None
     absent: dict[str, str] = field(default_factory=dict)  # hospital -> why it is not in the round at hand
     greeted: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # hospital -> header of its hello
+    holds: dict[str, str] = field(default_factory=dict)  # hospital -> digest of the global state it says it holds
 
     def greet(self, names: Sequence[str], seconds: float = HELLO_SECONDS) -> None:
         """Say hello to hospitals that have not been greeted; who answers as itself with this version is ``greeted``."""
@@ -73,6 +77,7 @@ class NetworkTransport:
             else:
                 self.greeted[name] = reply.header
                 self.absent.pop(name, None)
+                self.note_held(reply)
                 self.tell(f"{name} answered, signed with the key on the roster")
         for name, why in self.asking.lost.items():
             self.missing(name, why)
@@ -118,38 +123,72 @@ class NetworkTransport:
                 self.tell(f"{reply.hospital} did not take the final adapter: {self.reasons(reply)}")
 
     def train_orders(
-        self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm, *, attempt: int | None = None
+        self,
+        plan: RoundPlan,
+        global_state: AdapterState,
+        algorithm: Algorithm,
+        *,
+        attempt: int | None = None,
+        whole: Sequence[str] = (),
     ) -> dict[str, Order]:
         """One order a hospital; in the book, so that the same is sent after a restart.
 
         Args:
             plan, global_state, algorithm: of the round.
             attempt: under masks, that of the sum; None: as the book says.
+            whole: hospitals that get all of the global state, whatever they hold.
         """
-        state, body = pack_whole(global_state, round=plan.round, algorithm=algorithm.name)
-        headers = {
-            name: {
-                "config": self.config.as_dict(), "config_digest": config_digest(self.config),
-                "plan": asdict(plan.for_hospital(name)), "algorithm": algorithm.name,
-                "admitted": self._admitted(name), "state": state, "base_model": self.base_model,
-            }
-            for name in plan.hospitals
+        settings = {
+            "config": self.config.as_dict(), "config_digest": config_digest(self.config), "algorithm": algorithm.name,
+            "base_model": self.base_model,
         }  # fmt: skip
-        if attempt is None:
-            digests = {name: _digest(header) for name, header in headers.items()}
-            attempts = self.book.attempt_for(plan.round, digests)
-            self.book.write(plan.round, {name: Sent(attempts[name], digests[name]) for name in plan.hospitals})
+        orders, sent = {}, {}
+        for name in plan.hospitals:
+            before = self.book.sent(plan.round, name) if attempt is None else None
+            form: Form = self.down.form_for(global_state, self.holds.get(name)) if before is None else before.form
+            if name in whole:
+                form = "whole"
+            state, body = self.down.pack(global_state, form, round=plan.round, algorithm=algorithm.name)
+            header = settings | {
+                "plan": asdict(plan.for_hospital(name)), "admitted": self._admitted(name), "state": state
+            }  # fmt: skip
+            digest = _digest(header)
+            number = self.book.attempt_for(plan.round, {name: digest})[name] if attempt is None else attempt
+            sent[name] = Sent(number, digest if attempt is None else "", form)
+            orders[name] = Order("train", self.run_id, plan.round, number, name, 0, header, body)
+        self.book.write(plan.round, sent)
+        return orders
+
+    def whole_instead(
+        self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm, *, attempt: int | None = None
+    ) -> Callable[[Reply], Order | None]:
+        """For ``Asking.ask``: a hospital that cannot use what changed, as it was restarted, gets all of the state."""
+
+        def instead(reply: Reply) -> Order | None:
+            name = reply.hospital
+            sent = self.book.sent(plan.round, name)
+            if reply.kind != "refused" or sent is None or sent.form == "whole":
+                return None
+            self.holds.pop(name, None)
+            alone = replace(plan, hospitals=(name,))
+            (order,) = self.train_orders(alone, global_state, algorithm, attempt=attempt, whole=(name,)).values()
+            return replace(order, header={**order.header, "plan": asdict(plan.for_hospital(name))})
+
+        return instead
+
+    def note_held(self, reply: Reply) -> None:
+        """Remember which global state a hospital says it holds."""
+        held = reply.header.get("held")
+        if isinstance(held, str):
+            self.holds[reply.hospital] = held
         else:
-            attempts = dict.fromkeys(plan.hospitals, attempt)
-        return {
-            name: Order("train", self.run_id, plan.round, attempts[name], name, 0, header, body)
-            for name, header in headers.items()
-        }
+            self.holds.pop(reply.hospital, None)
 
     def _in_the_clear(self, plan: RoundPlan, global_state: AdapterState, algorithm: Algorithm) -> Iterator[Payload]:
         orders = self.train_orders(plan, global_state, algorithm)
         top_k_share = self.config.federated.wire.top_k_share
-        for reply in self.asking.ask(orders, self.deadline):
+        instead = self.whole_instead(plan, global_state, algorithm)
+        for reply in self.asking.ask(orders, self.deadline, instead):
             name = reply.hospital
             if reply.kind != "payload":
                 self.missing(name, self.reasons(reply))
@@ -163,12 +202,14 @@ class NetworkTransport:
             if payload.hospital != name:
                 self.missing(name, "its payload bears another hospital's name")
                 continue
+            self.note_held(reply)
             self.tell(f"round {plan.round}/{plan.rounds}: {name} sent {len(reply.body):,} bytes")
             yield replace(payload, message_bytes=len(reply.body))
         for name, why in self.asking.lost.items():
             self.missing(name, why)
 
     def missing(self, name: str, why: str) -> None:
+        self.holds.pop(name, None)
         self.greeted.pop(name, None)  # it may have been restarted: it is greeted before it is asked again
         self.absent[name] = why
         self.asking.log.write(REFUSED, hospital=name, why=why)

@@ -23,6 +23,7 @@ from fedmed.network.order_book import OrderBook, Sent
 from fedmed.network.orders import decode_order
 from fedmed.network.presence import PresentHospitals
 from fedmed.network.transport import NetworkTransport
+from fedmed.network.way_down import WayDown
 from fedmed.network.worker import Worker
 from fedmed.network.workplace import Workplace
 from fedmed.privacy.secure_sum.keys import Identity
@@ -114,11 +115,11 @@ class Consortium:
         self.line = LocalLine(self.workers, lambda hospital, raw: self.fate(hospital, raw))
         asking = Asking(self.line, COORDINATOR.sign, lambda: self.members, self.log, pause=0.01)
         book = OrderBook(self.folder / "orders.json")
-        transport = NetworkTransport(asking, self.config, "run", book, begun.history, deadline)
+        down = WayDown(self.config.federated.wire)
+        transport = NetworkTransport(asking, self.config, "run", book, down, begun.history, deadline)
         state = run_rounds(
             begun, algorithm=algorithm, transport=transport, rounds=rounds, on_round=on_round,
-            policy=PresentHospitals(transport, self.config, "run", patience),
-            downlink=Downlink(self.config.federated.wire),
+            policy=PresentHospitals(transport, self.config, "run", patience), downlink=down,
         )  # fmt: skip
         return state, transport
 
@@ -285,6 +286,34 @@ def test_another_version_at_a_hospital_is_told_plainly(consortium: Consortium, m
     monkeypatch.setattr("fedmed.network.worker.__version__", "9.9")
     with pytest.raises(QuorumError, match=r"runs FED-MED 9\.9"):
         consortium.run()
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_hospital_that_is_up_to_date_gets_what_changed_and_one_that_was_restarted_gets_all(
+    tmp_path: Path, toy: Any, masks: bool
+) -> None:
+    consortium = Consortium(tmp_path, toy, algorithm="ffa")
+    if masks:
+        consortium.masked()
+    forms: list[tuple[int, str, str]] = []
+
+    def look(hospital: str, raw: bytes) -> Fate:
+        order = decode_order(raw, COORDINATOR.public)
+        if order.kind == "train":
+            forms.append((order.round, hospital[-1], order.header["state"]["form"]))
+        return "delivered"
+
+    def restart(state: FederationState, report: Any) -> None:
+        if state.round == 1 and not masks:
+            consortium.restart("hospital_B")
+
+    consortium.fate = look
+    state, _ = consortium.run(on_round=restart)
+    again = [] if masks else [(2, "B", "whole")]
+    assert sorted(forms) == sorted(
+        [(1, name, "whole") for name in "ABC"] + [(r, name, "changed") for r in (2, 3) for name in "ABC"] + again
+    )
+    assert _same(toy, state, consortium.undisturbed())
 
 
 def test_under_masks_over_a_line_the_sum_is_the_same_to_the_bit(consortium: Consortium, toy: Any) -> None:
