@@ -7,8 +7,9 @@ who is there. So the others are for this machine's loopback alone, and a hospita
 Every refused request, and every TLS handshake that failed, becomes a line of ``server.log.jsonl``: a wrong authority,
 an expired certificate and plain text all end in the handshake.
 
-Not covered: other users of this machine, who share its loopback; the address of a failed handshake, which is in no
-object that knows why.
+Not covered: other users of this machine, who share its loopback, and a proxy or tunnel that ends on it, which makes all
+its clients this machine: forward the port, do not relay it. The address of a failed handshake, which is in no object
+that knows why.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def main() -> None:
     log_handshakes(log)
 
     def run(app: Any, **settings: Any) -> None:
-        uvicorn.run(Door(app, log), **settings)
+        # A header must not say who asks: FORWARDED_ALLOW_IPS in the environment would let anybody be 127.0.0.1.
+        uvicorn.run(Door(app, log), **settings, proxy_headers=False)
 
     flower.uvicorn = SimpleNamespace(run=run)  # Flower has no hook for this; the version range is pinned to one minor
     flower.flower_superlink()
