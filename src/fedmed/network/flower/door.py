@@ -32,6 +32,7 @@ _HERE = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 _WORDS = {
     "activate-node": "a node was refused: its key is unknown or revoked, or a node with this key is there already",
     "register-node": "a node without a registered key was refused",
+    "push-messages": "a reply to a run that has ended; the coordinator asks again",
 }
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -64,7 +65,8 @@ class Door:
         async def watched(message: Scope) -> None:
             if message["type"] == "http.response.start" and message["status"] in (401, 403, 412):
                 last = path.rsplit("/", 1)[-1]
-                why = _WORDS.get(last, "the node is not, or no longer, registered" if message["status"] == 401 else "")
+                by_status = "the node is not, or no longer, registered" if message["status"] == 401 else ""
+                why = by_status or _WORDS.get(last, "")
                 self._log.write(REFUSED, peer=peer, path=path, status=message["status"], why=why)
             await send(message)
 
