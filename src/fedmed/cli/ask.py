@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from fedmed.types import Answer
+if TYPE_CHECKING:
+    from fedmed.types import Answer
 
 _FIELDS = ("answer", "allowed", "reasons", "confidence", "disclaimer", "model", "run")
 

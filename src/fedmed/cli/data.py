@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedmed.config.load import load_config
-from fedmed.data.clean import LoadReport
 from fedmed.data.deidentify.policy import Operator, Policy, read_key
-from fedmed.data.inspect import Inspection, Lengths, inspect_dataset
-from fedmed.data.load_dataset import load_with_report
-from fedmed.data.prepare import Prepared, prepare_split
+
+if TYPE_CHECKING:
+    from fedmed.data.clean import LoadReport
+    from fedmed.data.inspect import Inspection, Lengths
+    from fedmed.data.prepare import Prepared
 
 app = typer.Typer(help="Look at records, and share them out among hospitals.", no_args_is_help=True)
 
@@ -31,6 +31,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 @app.command(epilog="Example: fedmed data prepare --set federated.split=by_specialty")
 def prepare(recipe: Recipe = None, set_: Set = None, out: Out = OUT, as_json: Json = False) -> None:
     """Load the configured dataset, share it out among hospitals and write Parquet files with a manifest."""
+    from fedmed.config.load import load_config
+    from fedmed.data.prepare import prepare_split
+
     config = load_config(recipe, overrides=set_ or [])
     _show_prepared(prepare_split(config.training.dataset, config.federated, out), as_json)
 
@@ -50,6 +53,9 @@ def split(
     as_json: Json = False,
 ) -> None:
     """Share one dataset out among hospitals; what is not given comes from the configuration."""
+    from fedmed.config.load import load_config
+    from fedmed.data.prepare import prepare_split
+
     given = {
         "training.dataset.name": json.dumps(name),
         "federated.num_clients": hospitals,
@@ -75,6 +81,10 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Count records, lengths, duplicates, kinds and specialties; no record's text is shown."""
+    from fedmed.config.load import load_config
+    from fedmed.data.inspect import inspect_dataset
+    from fedmed.data.load_dataset import load_with_report
+
     config = load_config(recipe, overrides=set_ or [])
     settings = config.training.dataset
     dataset, report = load_with_report(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pandas
@@ -64,6 +65,7 @@ def test_a_resumed_run_hides_the_steps_that_were_drawn_past_its_checkpoint(tmp_p
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log_two_rounds(tmp_path)
+    time.sleep(1.1)  # TensorBoard reads its files by name, and a name starts with the second it was made in
     resumed = MetricsTracker("run-1", tmp_path)
     resumed.truncate_after(1)
     resumed.log_round(2, "hospital_A", loss=9.0)

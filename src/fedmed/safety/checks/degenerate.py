@@ -17,7 +17,7 @@ _DANGLING = listed(
     "when while where whether can could may might must shall should will would has have had do does not very more "
     "these those this without within until unless although though also per towards toward upon against through"
 )
-_ENDINGS_FINE = re.compile(r"(?:\.\.\.|…|[.!?:;)\]}\"'”’»%°\d])\s*$")
+_ENDINGS_FINE = re.compile(r"[.!?:;)\]}%°\d]$")
 _ORDINARY = listed(
     "the a an of to in on at by for with from and or but is are was were be been it its this that these those you "
     "your he she they we i his her their as not no can may will if when which who than then more most also have has "
@@ -98,7 +98,7 @@ def _odd(token: str) -> bool:
 def unfinished(case: Case) -> str | None:
     """It stops in the middle of a sentence: the last word joins or announces what never comes."""
     tokens = case.words.tokens
-    if not tokens or _ENDINGS_FINE.search(case.raw.rstrip()):
+    plain = case.words.plain
+    if not tokens or _ENDINGS_FINE.search(plain):
         return None
-    last = tokens[-1]
-    return "" if last in _DANGLING or case.raw.rstrip().endswith((",", "-")) else None
+    return "" if tokens[-1] in _DANGLING or plain.endswith((",", "-")) else None
