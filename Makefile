@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM ?= false
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help setup demo test test-all check bench-demo bench-speed bench-scale bench-algorithms bench-robust bench-wire bench-privacy \
   bench-secure bench-hotspots bench-deid bench-safety plots format clean browser
@@ -43,10 +45,10 @@ browser:
 	  || echo "chromium is missing and cannot be installed without root: apt-get install chromium"
 
 test: $(STAMP) browser
-	$(BIN)/python -m pytest -m "not slow" tests
+	$(PYTEST) -m "not slow" tests
 
 test-all: $(STAMP) browser check
-	$(BIN)/python -m pytest tests
+	$(PYTEST) tests
 
 bench-demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py

@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         nine = replace(nine, rounds=1)
     has_medquad = args.medquad.is_file()
     planned = (len(METHODS) + 3) * len(grid) + 2 + (len(seeds) - 1) * (BEST + 4) + has_medquad * (BEST + 4)
-    kept = Kept(args.cache, planned)
+    kept = Kept(args.cache, planned, args.minutes)
     part = Part(kept, args.model, size, "hpo")
     choices, rows = first_part(part, seeds[0], grid, highest)
     best = best_shared(choices, part, seeds[0])

@@ -10,6 +10,7 @@ import lab
 import numpy as np
 from attacks import ATTACKS, WRONG_ANSWER, HostileTransport, Watched
 from kept import digest_of
+from remembered import Memory, RememberingTrainer
 
 from fedmed.config.schema import FedMedConfig
 from fedmed.errors import FedMedError
@@ -17,10 +18,12 @@ from fedmed.federated.robust import Update, inner_products
 from fedmed.federated.runner import FederationState, Transport
 from fedmed.federated.suspicion import SMALLEST_NORM
 from fedmed.pipeline.scoring import encode
-from fedmed.types import Payload, RoundReport
+from fedmed.types import LocalTrainer, Payload, RoundReport
+from fedmed.utils.digests import arrays_sha256
 
 CODE = digest_of(Path(__file__), Path(__file__).with_name("attacks.py"))
 """Part of what defines these runs."""
+TRAININGS, SCORES = Memory(), Memory()
 
 
 def poisoned(config: FedMedConfig, hostile: str) -> lab.Rows:
@@ -42,13 +45,19 @@ def attacked(config: FedMedConfig, attack: str) -> dict[str, Any]:
         last = state
         reports.append(report)
 
+    def around(trainer: LocalTrainer) -> LocalTrainer:
+        settings = f"{config.model!r} {config.training!r} {config.federated.split} {config.federated.num_clients}"
+        return RememberingTrainer(
+            trainer, TRAININGS, settings, lambda name: "false" if (attack, name) == ("poisoned", hostile) else "own"
+        )
+
     def wrap(inner: Transport) -> Transport:
         return inner if forge is None else HostileTransport(inner, hostile, forge, config.federated.seed)
 
     stopped: str | None = None
     try:
         rows = poisoned(config, hostile) if attack == "poisoned" else None
-        lab.train(config, wrap=wrap, rows=rows, on_round=on_round)
+        lab.train(config, wrap=wrap, around=around, rows=rows, on_round=on_round)
     except FedMedError as error:  # what stands then is the state of the last round that was applied
         stopped = f"round {len(reports) + 1}: {error}"
     reasons: dict[str, str] = {}
@@ -59,7 +68,9 @@ def attacked(config: FedMedConfig, attack: str) -> dict[str, Any]:
     left_out = {name for report in reports for name in report.refused}
     expected = set() if attack == "none" else {hostile}
     try:
-        losses: dict[str, float | None] = dict(lab.score(config, lab.adapters_of(config, last), honest))
+        adapters = lab.adapters_of(config, last)
+        key = (repr(config.model), config.federated.seed, tuple(map(arrays_sha256, adapters.values())))
+        losses: dict[str, float | None] = dict(SCORES.get(key, lambda: lab.score(config, adapters, honest)))
         if not all(np.isfinite(list(losses.values()))):
             raise FedMedError("the held-out loss is not finite")
     except FedMedError as error:

@@ -27,6 +27,9 @@ ROOT = CHECKOUT
 CACHE = ROOT / "output-models" / "bench-cache"
 RESULTS = Path(__file__).parent / "results"
 ROOMS = ("federated", "training", "model", "data", "evaluation", "privacy")
+SITTING = 36.0
+"""Minutes after which no further run is begun; on a slow machine a bench takes two sittings."""
+TIME_IS_UP = 75  # exit code; EX_TEMPFAIL of sysexits.h: try again
 FILES = ("types.py", "pipeline/scoring.py", "pipeline/algorithm_start.py")
 
 
@@ -85,11 +88,14 @@ class Kept:
     Args:
         folder: where finished ones lie, one JSON a run.
         planned: how many runs the bench expects to need, for the progress lines; learning rates may ask for more.
+        minutes: of one sitting.
     """
 
-    def __init__(self, folder: Path, planned: int) -> None:
+    def __init__(self, folder: Path, planned: int, minutes: float = SITTING) -> None:
         self.folder = folder
         self.planned = planned
+        self._minutes = minutes
+        self._ends = time.monotonic() + 60 * minutes
         self.asked = 0
         self.measured = 0
 
@@ -100,6 +106,9 @@ class Kept:
             label: for people.
             key: plain JSON values; everything the result depends on that is not code or machine.
             measure: gives plain JSON values.
+
+        Raises:
+            SystemExit: the sitting is over and this run is not there yet.
         """
         self.asked += 1
         machine = {"versions": environment()["versions"], "cpu": cpu_name(), "cpus": len(os.sched_getaffinity(0))}
@@ -110,6 +119,9 @@ class Kept:
             found = json.loads(file.read_text(encoding="utf-8"))
             self._say(label, f"kept ({found['seconds']:.1f} s then)")
         else:
+            if time.monotonic() > self._ends:
+                say(f"time is up after {self._minutes:g} minutes: finished runs are kept, the same command goes on")
+                raise SystemExit(TIME_IS_UP)
             started = time.perf_counter()
             result = measure()
             found = {"label": label, "key": key, "seconds": time.perf_counter() - started, "result": result}

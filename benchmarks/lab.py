@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kept import CACHE, Kept
+from kept import CACHE, SITTING, Kept
 
 from fedmed.config.load import load_config
 from fedmed.config.schema import FedMedConfig
@@ -152,6 +152,7 @@ def train(
     config: FedMedConfig,
     *,
     wrap: Callable[[Transport], Transport] = lambda transport: transport,
+    around: Callable[[LocalTrainer], LocalTrainer] = lambda trainer: trainer,
     rows: Rows | None = None,
     on_round: OnRound = lambda state, report: None,
 ) -> FederationState:
@@ -160,6 +161,7 @@ def train(
     Args:
         config: settings.
         wrap: put around the simulation's transport, behind its link: what comes out of it is what arrives.
+        around: put around what trains.
         rows: training rows in place of the ground's.
         on_round: called after every applied round, also of a run that stops later.
 
@@ -171,7 +173,7 @@ def train(
         raise ValueError("the lab carries out neither masks nor hospitals' noise")
     rows = rows or ground(config).rows
     with trainer_of(config, rows) as trainer:
-        return _rounds(config, trainer, rows, wrap, on_round)
+        return _rounds(config, around(trainer), rows, wrap, on_round)
 
 
 @contextlib.contextmanager
@@ -390,4 +392,5 @@ def arguments(description: str | None, out: Path) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="few runs of few steps: shows that it works, no figures")
     parser.add_argument("--out", type=Path, default=out, help="the result file")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where finished runs are kept")
+    parser.add_argument("--minutes", type=float, default=SITTING, help="of one sitting; the next one goes on")
     return parser

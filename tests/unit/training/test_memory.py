@@ -53,6 +53,7 @@ def test_the_mistral_recipe_fits_32_gib_and_its_parts_add_up():
     assert plan.time_s is None  # nobody said how fast the device is
 
 
+@pytest.mark.slow
 def test_what_saves_memory_saves_it_in_the_count():
     def peak(*overrides: str) -> float:
         return make_plan(load_config("gpu_32gb", (), overrides)).peak_gib
@@ -102,6 +103,7 @@ def test_a_smaller_rank_is_advised_where_adapters_are_what_is_too_much(rslora, a
     assert line.endswith("(fits)")
 
 
+@pytest.mark.slow
 def test_a_smaller_rank_is_advised_where_little_is_missing_and_half_of_it_where_it_is_not_enough():
     full = make_plan(load_config("gpu_32gb")).peak_gib
     near = make_plan(load_config("gpu_32gb"), budget_gib=full - 0.05).advice
@@ -110,6 +112,7 @@ def test_a_smaller_rank_is_advised_where_little_is_missing_and_half_of_it_where_
     assert any(line.startswith("model.lora.r=256 ") and line.endswith("(not enough alone)") for line in far)
 
 
+@pytest.mark.slow
 def test_a_smaller_rank_is_not_advised_where_it_hardly_helps_or_cannot_be():
     wide = [*WIDE_RANK, "model.lora.r=1"]
     for settings, recipe in ((wide, None), ([], "gpu_32gb")):
@@ -137,10 +140,10 @@ def test_more_hospitals_cost_no_more_than_a_full_pass():
 @pytest.mark.parametrize(
     ("length", "changes"),
     [
-        (512, []),
+        pytest.param(512, [], marks=pytest.mark.slow),
         (64, []),  # four hospitals side by side
-        (512, ["model.lora.dropout=0.1"]),  # the plain path and its whole logits
-        (512, ["model.lora.use_dora=true"]),
+        pytest.param(512, ["model.lora.dropout=0.1"], marks=pytest.mark.slow),  # the plain path and its whole logits
+        pytest.param(512, ["model.lora.use_dora=true"], marks=pytest.mark.slow),
     ],
 )
 def test_the_planned_peak_is_within_15_percent_of_a_real_one(tmp_path, length, changes):
