@@ -10,12 +10,10 @@ import os
 import shutil
 import signal
 import ssl
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,8 @@ import pytest
 pytest.importorskip("flwr")
 
 from fedmed.config.load import load_config
-from fedmed.data.split_folder import write_split
-from fedmed.errors import CertificateError, FederationError, QuorumError
+from fedmed.errors import CertificateError, QuorumError
 from fedmed.network.authority import new_authority
-from fedmed.network.enrolment import join
 from fedmed.network.event_log import EventLog, read_events
 from fedmed.network.federated_run import go_on, reaching, run_over
 from fedmed.network.federation_folder import FederationFolder
@@ -41,14 +37,12 @@ from fedmed.network.flower.launch import (
     supernode_command,
     wait_for_port,
 )
-from fedmed.network.hospital import node_of
 from fedmed.network.key_files import new_node_key
-from fedmed.network.processes import Child, stop_all
+from fedmed.network.loopback import Loopback, enrol, share_out
+from fedmed.network.processes import Child
 from fedmed.network.server import Server, members_of, read_nodes
 from fedmed.network.site import Site
 from fedmed.pipeline.federation import run_federation
-from fedmed.pipeline.run_records import run_records
-from fedmed.privacy.secure_sum.keys import fingerprint
 
 pytestmark = pytest.mark.network
 
@@ -73,12 +67,17 @@ class Town:
     """A federation with four hospitals, all of it running."""
 
     folder: Path
-    federation: FederationFolder
-    sites: dict[str, Site]
+    parts: Loopback
     settings: list[str]
-    workers: dict[str, Child] = field(default_factory=dict)
-    nodes: dict[str, Child] = field(default_factory=dict)
-    told: list[str] = field(default_factory=list)
+    told: list[str]
+
+    @property
+    def federation(self) -> FederationFolder:
+        return self.parts.federation
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        return self.parts.sites
 
     def run(self, *more: str, out: str, **around: Any) -> tuple[Path, dict[str, Any]]:
         config = load_config(None, (), [*self.settings, *more])
@@ -111,53 +110,21 @@ def town() -> Iterator[Town]:
     folder = Path(tempfile.mkdtemp(prefix="fedmed-"))  # short: a socket's path has at most about 100 bytes
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, True)
-        made = _enrolled(folder)
-        server = stack.enter_context(Server(made.federation, "127.0.0.1", None, made.told.append).running())
-        over = threading.Event()
-        stack.callback(lambda: stop_all([*made.workers.values(), *made.nodes.values()]))
-        for name, site in made.sites.items():
-            words = [sys.executable, "-m", "fedmed", "federation", "hospital", "--folder", str(site.path)]
-            made.workers[name] = Child(f"{name}'s worker", [*words, "--part", "worker"], site.path / "worker.log")
-            made.nodes[name] = stack.enter_context(node_of(site, None))
-            made.workers[name].start()
-            made.nodes[name].start()
-
-        def keep() -> None:
-            while not over.wait(0.3):
-                for child in made.workers.values():
-                    child.keep()
-                with contextlib.suppress(FederationError):
-                    server.look()
-
-        keeper = threading.Thread(target=keep, daemon=True)
-        keeper.start()
-        stack.callback(keeper.join, 20.0)
-        stack.callback(over.set)
-        yield made
-
-
-def _enrolled(folder: Path) -> Town:
-    lines = [
-        {"question": f"What is finding {i}?", "answer": f"Finding {i} is a sign of the {organ}.", "specialty": organ}
-        for i in range(40)
-        for organ in ("heart", "lung")
-    ]
-    records = folder / "records.jsonl"
-    records.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    settings = [*SETTINGS, f"training.dataset.name={records}", "training.dataset.test_fraction=0.3"]
-    split = run_records(load_config(None, (), settings)).split
-    write_split(split, folder / "shares", strategy="iid", alpha=None, seed=17)
-    federation = FederationFolder.create(folder / "federation", ["127.0.0.1"], free_port())
-    sites = {
-        name: join(str(federation.path), name, folder / name, data=folder / "shares" / name).site for name in split
-    }
-    federation.take_in_requests()
-    for name, site in sites.items():
-        federation.approve(name, site.fingerprint())
-        for other in sites.values():
-            if other.name != name:
-                site.pin(other.name, fingerprint(bytes.fromhex(other.request().identity_public)))
-    return Town(folder, federation, sites, settings)
+        lines = [
+            {
+                "question": f"What is finding {i}?",
+                "answer": f"Finding {i} is a sign of the {organ}.",
+                "specialty": organ,
+            }
+            for i in range(40)
+            for organ in ("heart", "lung")
+        ]
+        records = folder / "records.jsonl"
+        records.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        settings = [*SETTINGS, f"training.dataset.name={records}", "training.dataset.test_fraction=0.3"]
+        federation, sites = enrol(folder, share_out(load_config(None, (), settings), folder / "shares"))
+        told: list[str] = []
+        yield Town(folder, stack.enter_context(Loopback(federation, sites, told.append).running()), settings, told)
 
 
 def test_the_adapter_is_that_of_one_process_bit_for_bit_though_a_worker_was_killed(
@@ -165,7 +132,7 @@ def test_the_adapter_is_that_of_one_process_bit_for_bit_though_a_worker_was_kill
 ) -> None:
     def kill_a_worker(round: int) -> None:
         if round == 2:
-            town.workers["hospital_B"].kill()
+            town.parts.workers["hospital_B"].kill()
 
     path, summary = town.run(out="first", before_round=kill_a_worker)
     monkeypatch.chdir(tmp_path)
@@ -173,7 +140,7 @@ def test_the_adapter_is_that_of_one_process_bit_for_bit_though_a_worker_was_kill
     assert summary["adapter_sha256"] == alone["adapter_sha256"]
     assert summary["status"] == "finished"
     assert (path / "adapter" / "adapter_model.safetensors").is_file()
-    assert town.workers["hospital_B"].restarts == 1
+    assert town.parts.workers["hospital_B"].restarts == 1
     lines = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
     assert [(line["round"], line["hospital"][-1]) for line in lines] == [(r, c) for r in (1, 2) for c in "ABCD"]
     for site in town.sites.values():
@@ -234,14 +201,14 @@ def test_a_second_node_with_the_same_key_is_refused_and_logged(town: Town, tmp_p
     said = _dial(town, tmp_path, town.sites["hospital_A"].node_key)
     assert "code: 2004" in said
     assert len(town.events(event="refused", path="activate-node", why="is there already")) > before
-    assert town.nodes["hospital_A"].ended() is None
+    assert town.parts.nodes["hospital_A"].ended() is None
 
 
 def test_a_revoked_hospital_is_turned_away_while_it_is_connected(town: Town, tmp_path: Path) -> None:
     town.federation.revoke("hospital_D")
     assert town.logged(event="node unregistered", hospital="hospital_D")
     assert town.logged(event="refused", status="401")
-    assert wait_until(lambda: town.nodes["hospital_D"].ended() is not None)
+    assert wait_until(lambda: town.parts.nodes["hospital_D"].ended() is not None)
     assert "code: 2004" in _dial(town, tmp_path, town.sites["hospital_D"].node_key)
     assert sorted(members_of(town.federation)) == ["hospital_A", "hospital_B", "hospital_C"]
 

@@ -5,6 +5,7 @@
 The run folder is that of ``fedmed run`` without scores: nobody here holds records to score on. ``summary.json`` says
 ``running``, ``stopped`` with its reason, or ``finished``. A run that was stopped or killed goes on from its last whole
 round; the order of the round that was under way is sent again as it was, and hospitals answer it from their outboxes.
+Under masks a round whose shares were asked for is given up instead: it changes nothing, and the next one begins.
 
 Not covered: personal methods' adapters, which never leave their hospitals; a ledger's head, which each hospital shows.
 """
@@ -14,8 +15,8 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ class _Run:
             losses = [metrics.loss for metrics in report.metrics.values()]
             loss = f", mean training loss {sum(losses) / len(losses):.3f}" if losses else ""
             reach.tell(
-                f"round {report.round}/{federated.rounds} is whole: {len(report.admitted)} hospitals"
+                f"round {report.round}/{federated.rounds} is {'whole' if report.admitted else 'given up'}: "
+                f"{len(report.admitted)} hospitals"
                 f"{loss}{'; without ' + ', '.join(out) if out else ''}"
             )
             reach.log.write("round", run=self.folder.name, round=report.round, admitted=list(report.admitted), out=out)
@@ -168,6 +170,10 @@ class _Run:
         policy = PresentHospitals(
             transport, self.config, self.folder.name, reach.patience, reach.tell, reach.before_round
         )
+        while asked := transport.book.spent(begun.round + 1):
+            begun = given_up(begun, asked)
+            on_round(begun, begun.history[-1])
+        transport.history = begun.history
         try:
             return run_rounds(
                 begun, algorithm=self.algorithm, transport=transport, policy=policy, rounds=federated.rounds,
@@ -202,6 +208,13 @@ class _Run:
 
     def _write_status(self, status: str, reason: str | None = None) -> None:
         self.folder.write_json("summary.json", self._known() | {"status": status, "reason": reason})
+
+
+def given_up(state: FederationState, asked: Sequence[str]) -> FederationState:
+    """The state after a round that nothing came of: its number is used up and its hospitals keep what they had."""
+    why = "shares of this round's secure sum left and its result was lost, so no other sum of it is made"
+    report = RoundReport(state.round + 1, (), dict.fromkeys(asked, why))
+    return replace(state, round=report.round, history=(*state.history, report))
 
 
 def _described(config: FedMedConfig, algorithm: Algorithm, final: FederationState) -> dict[str, Any]:

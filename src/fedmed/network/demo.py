@@ -26,15 +26,10 @@ from typing import Any
 from fedmed.config.load import load_config
 from fedmed.config.schema import FedMedConfig
 from fedmed.errors import ConfigError, FederationError
-from fedmed.network.enrolment import join
 from fedmed.network.federated_run import reaching, run_over
-from fedmed.network.federation_folder import FederationFolder
-from fedmed.network.flower.launch import check_installed, free_port
-from fedmed.network.hospital import node_of
-from fedmed.network.processes import Child, stop_all
-from fedmed.network.server import Server
-from fedmed.network.site import Site
-from fedmed.privacy.secure_sum.keys import fingerprint
+from fedmed.network.flower.launch import check_installed
+from fedmed.network.loopback import HERE, Loopback, enrol, share_out
+from fedmed.network.processes import Child
 
 VICTIM = "hospital_B"
 KILL_IN = 2  # round
@@ -106,85 +101,41 @@ class _Demo:
         self._folder, self._config = folder, config
         self._began = time.monotonic()
         self._told_to = tell
-        self._workers: dict[str, Child] = {}
-        self._nodes: dict[str, Child] = {}
         self._over = threading.Event()
+        self._parts: Loopback | None = None
 
     def _tell(self, line: str) -> None:
         self._told_to(f"{time.monotonic() - self._began:6.1f} s  {line}")
 
     def carry_out(self) -> dict[str, Any]:
         self._tell("sharing the embedded records out among four hospitals")
-        shares = self._share_out()
-        federation, sites = self._enrol(shares)
-        with contextlib.ExitStack() as stack:
-            server = stack.enter_context(Server(federation, "127.0.0.1", None, self._tell).running())
-            self._tell(f"the server listens at 127.0.0.1 port {federation.invitation().port}, TLS, nodes by key")
-            stack.callback(self._end)
-            self._start(sites, stack)
-            keeper = threading.Thread(target=self._keep, args=(server,), daemon=True)
-            keeper.start()
-            stack.callback(keeper.join, 15.0)
-            stack.callback(self._over.set)
+        shares = share_out(self._config, self._folder / "records")
+        federation, sites = enrol(self._folder, shares)
+        self._tell(f"{len(sites)} hospitals made their keys; only public ones left them")
+        self._tell("their fingerprints agree on both sides: approved")
+        parts = self._parts = Loopback(federation, sites, self._tell)
+        with parts.running():
+            self._tell(f"the server listens at {HERE} port {federation.invitation().port}, TLS, nodes by key")
+            self._tell(f"{len(sites)} workers and {len(sites)} nodes were started; nodes dial out, nothing dials in")
             began = time.monotonic()
-            with reaching(federation, patience=240.0, tell=self._tell, before_round=self._before) as reach:
-                _, summary = run_over(federation, self._config, reach, out="demo", command="fedmed federation demo")
+            try:
+                with reaching(federation, patience=240.0, tell=self._tell, before_round=self._before) as reach:
+                    _, summary = run_over(federation, self._config, reach, out="demo", command="fedmed federation demo")
+            finally:
+                self._over.set()
             seconds = time.monotonic() - began
         return {
             "adapter_sha256": summary["adapter_sha256"],
             "rounds": summary["rounds"],
             "hospitals": len(sites),
             "run_seconds": round(seconds, 1),
-            "restarts": sum(child.restarts for child in (*self._workers.values(), *self._nodes.values())),
+            "restarts": parts.restarts,
             "bytes": summary["bytes"],
         }
 
-    def _share_out(self) -> dict[str, Path]:
-        from fedmed.data.split_folder import write_split
-        from fedmed.pipeline.run_records import run_records
-
-        federated = self._config.federated
-        split = run_records(self._config).split
-        alpha = federated.dirichlet_alpha if federated.split == "dirichlet" else None
-        write_split(split, self._folder / "records", strategy=federated.split, alpha=alpha, seed=federated.seed)
-        return {name: self._folder / "records" / name for name in split}
-
-    def _enrol(self, shares: dict[str, Path]) -> tuple[FederationFolder, list[Site]]:
-        federation = FederationFolder.create(self._folder / "federation", ["127.0.0.1"], free_port())
-        sites = [join(str(federation.path), name, self._folder / name, data=data).site for name, data in shares.items()]
-        self._tell(f"{len(sites)} hospitals made their keys; only public ones left them")
-        federation.take_in_requests()
-        for site in sites:
-            federation.approve(site.name, site.fingerprint())  # two people compare it; here both are this process
-            for other in sites:
-                if other is not site:
-                    site.pin(other.name, fingerprint(bytes.fromhex(other.request().identity_public)))
-        self._tell("their fingerprints agree on both sides: approved")
-        return federation, sites
-
-    def _start(self, sites: list[Site], stack: contextlib.ExitStack) -> None:
-        for site in sites:
-            command = [sys.executable, "-m", "fedmed", "federation", "hospital", "--folder", str(site.path)]
-            self._workers[site.name] = Child(
-                f"{site.name}'s worker", [*command, "--part", "worker"], site.path / "worker.log"
-            )
-            self._nodes[site.name] = stack.enter_context(node_of(site, None))
-            self._workers[site.name].start()
-            self._nodes[site.name].start()
-        self._tell(f"{len(sites)} workers and {len(sites)} nodes were started; nodes dial out, nothing dials in")
-
-    def _keep(self, server: Server) -> None:
-        """What systemd does at a hospital: start again what ended."""
-        while not self._over.wait(0.3):
-            for child in (*self._workers.values(), *self._nodes.values()):
-                if why := child.keep():
-                    self._tell(f"{why}; it is started again")
-            with contextlib.suppress(FederationError):
-                server.look()
-
     def _before(self, round: int) -> None:
-        if round == KILL_IN:
-            worker = self._workers[VICTIM]
+        if round == KILL_IN and self._parts is not None:
+            worker = self._parts.workers[VICTIM]
             threading.Thread(target=self._kill_at_work, args=(worker, _processor_seconds(worker)), daemon=True).start()
 
     def _kill_at_work(self, worker: Child, before: float) -> None:
@@ -194,9 +145,6 @@ class _Demo:
                 return
         self._tell(f"kill -9 to {VICTIM}'s worker, in the middle of round {KILL_IN}")
         worker.kill()
-
-    def _end(self) -> None:
-        stop_all([*self._workers.values(), *self._nodes.values()])
 
 
 @contextlib.contextmanager

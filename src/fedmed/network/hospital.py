@@ -58,13 +58,19 @@ def serve_worker(site: Site, data: Path | None, passphrase: bytes | None, memory
 
 
 @contextlib.contextmanager
-def node_of(site: Site, passphrase: bytes | None) -> Iterator[Child]:
-    """The hospital's node, not started yet; its key is lent for the length of the block."""
+def node_of(site: Site, passphrase: bytes | None, socket: Path | None = None) -> Iterator[Child]:
+    """The hospital's node, not started yet; its key is lent for the length of the block.
+
+    Args:
+        site: the hospital.
+        passphrase: of the node's key.
+        socket: where the worker answers; None: in the site's folder.
+    """
     check_installed()
     with lent_key(site.node_key, passphrase, "openssh") as key:
         command, environment = supernode_command(
             flower_folder(site.path), host=site.host, port=site.port, authority=site.ca_pem.absolute(), key=key,
-            worker=site.socket.absolute(), local_port=free_port(),
+            worker=(socket or site.socket).absolute(), local_port=free_port(),
         )  # fmt: skip
         child = Child("the node", command, flower_folder(site.path) / "node.log", environment, apart=False)
         try:

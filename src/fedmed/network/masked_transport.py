@@ -5,7 +5,7 @@
 
 Each phase is one order to each hospital that is still in, and closes with whoever answered in time. An attempt that
 fails before shares were asked for leaks nothing and is made again with new keys; after that the round is over, as two
-sums of one round could be subtracted.
+sums of one round could be subtracted; a run that is resumed goes on with the next one.
 
 Not covered: leaving out who lied; it is named, and a person revokes it.
 """
@@ -89,6 +89,7 @@ class _Attempt:
         self._message(self._server.advance())  # the live list
         request = self._server.advance()
         self.asked_for_shares = True
+        self._transport.book.spend(self._plan.round)
         self._message(request)
         self._server.advance()
         found = self._server.result

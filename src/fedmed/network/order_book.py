@@ -1,10 +1,11 @@
 """Which attempt at which round went to which hospital, on disk before the order leaves. transport -> HERE -> restart.
 
-    orders.json   {rounds: {"7": {"hospital_A": {attempt, digest, form}}}}
+    orders.json   {rounds: {"7": {"hospital_A": {attempt, digest, form}}}, spent: [7]}
 
 A coordinator that is started again sends the same order under the same attempt, so the worker answers from its outbox;
 an order with other content counts a new attempt. ``form`` is how the global state travelled, which the same order must
-repeat.
+repeat. A round whose shares were asked for is spent: hospitals take part in no other sum of it, so a coordinator that
+lost its result gives the round up.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ class OrderBook:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._rounds: dict[int, dict[str, Sent]] = {}
+        self._spent: set[int] = set()
         if path is not None and path.is_file():
             try:
-                read = json.loads(path.read_text(encoding="utf-8"))["rounds"]
+                read = json.loads(path.read_text(encoding="utf-8"))
                 self._rounds = {
                     int(number): {name: Sent(**sent) for name, sent in orders.items()}
-                    for number, orders in read.items()
+                    for number, orders in read["rounds"].items()
                 }
+                self._spent = set(map(int, read.get("spent", ())))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise RunError(f"{path} is damaged", "restore it, or start a new run") from error
 
@@ -76,6 +79,18 @@ class OrderBook:
     def write(self, round: int, orders: Mapping[str, Sent]) -> None:
         """Remember orders; on return they are on the disk."""
         self._rounds[round] = {**self._rounds.get(round, {}), **orders}
+        self._save()
+
+    def spend(self, round: int) -> None:
+        """Remember that the shares of a round's secure sum are being asked for; before they are."""
+        self._spent.add(round)
+        self._save()
+
+    def spent(self, round: int) -> tuple[str, ...]:
+        """Who was asked in a round that is spent; nobody: it is not."""
+        return tuple(sorted(self._rounds.get(round, {}))) if round in self._spent else ()
+
+    def _save(self) -> None:
         for number in sorted(self._rounds)[:-_KEPT]:
             del self._rounds[number]
         if self._path is not None:
@@ -83,7 +98,7 @@ class OrderBook:
                 str(number): {name: asdict(one) for name, one in sorted(sent.items())}
                 for number, sent in sorted(self._rounds.items())
             }
-            write_json(self._path, {"rounds": rounds})
+            write_json(self._path, {"rounds": rounds, "spent": sorted(self._spent & set(self._rounds))})
 
     def admitted(self, hospital: str, history: tuple[RoundReport, ...]) -> tuple[int, int] | None:
         """Round and attempt of the last payload of a hospital that was admitted; None: of none."""

@@ -16,6 +16,7 @@ from fedmed.federated.links import Downlink
 from fedmed.federated.runner import AllOrSampled, FederationState, run_rounds
 from fedmed.federated.simulation import SimulationTransport
 from fedmed.network.asking import Asking
+from fedmed.network.coordinator import given_up
 from fedmed.network.event_log import EventLog, read_events
 from fedmed.network.hospital_half import HospitalHalf
 from fedmed.network.local_line import Fate, LocalLine
@@ -352,6 +353,40 @@ def test_under_masks_too_few_hospitals_stop_the_round(consortium: Consortium) ->
     consortium.policies["hospital_A"].reasons = ("privacy: not here",)
     with pytest.raises(SecureSumError):
         consortium.masked().run()
+
+
+def test_under_masks_a_round_whose_shares_left_is_given_up_by_a_coordinator_that_comes_back(
+    consortium: Consortium, toy: Any
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    states: list[FederationState] = []
+    messages = 0
+
+    def die_once_a_share_has_left(hospital: str, raw: bytes) -> Fate:
+        nonlocal messages
+        order = decode_order(raw, COORDINATOR.public)
+        if order.round == 2 and order.header.get("step") == "message":
+            messages += 1
+            if messages == 3 * len(HOSPITALS) + 2:  # keys, shares, the live list, and the second unmask request
+                raise Killed
+        return "delivered"
+
+    consortium.masked().fate = die_once_a_share_has_left
+    with pytest.raises(Killed):
+        consortium.run(on_round=lambda state, report: states.append(state))
+    (first,) = states
+    consortium.fate = lambda hospital, raw: "delivered"
+    with pytest.raises(SecureSumError):  # no hospital helps with a second sum
+        consortium.run(first)
+    book = OrderBook(consortium.folder / "orders.json")
+    assert (book.spent(1), book.spent(2), book.spent(3)) == (HOSPITALS, HOSPITALS, ())
+    after = given_up(first, book.spent(2))
+    assert (after.round, after.history[-1].admitted, set(after.history[-1].refused)) == (2, (), set(HOSPITALS))
+    assert after.global_state is first.global_state
+    last, _ = consortium.run(after)
+    assert (last.round, last.history[-1].admitted) == (3, HOSPITALS)
 
 
 def test_the_order_book_keeps_an_attempt_for_the_same_order_and_counts_one_for_another(tmp_path: Path) -> None:
