@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 _LOOK = 0.5
 _AGAIN = 10.0  # seconds before the server is dialled again
+# A server that goes away in the middle of a handshake ends the thread of Flower 1.41's node that speaks with it; the
+# process stays and does nothing.
+_LAST_WORDS = ("SSL/TLS handshake error detected",)
 _REASONS = {
     "code: 2004": "the server does not let this hospital in: it is not approved, was revoked, or a node with its key is"
     " connected already",
@@ -72,7 +75,8 @@ def node_of(site: Site, passphrase: bytes | None, socket: Path | None = None) ->
             flower_folder(site.path), host=site.host, port=site.port, authority=site.ca_pem.absolute(), key=key,
             worker=(socket or site.socket).absolute(), local_port=free_port(),
         )  # fmt: skip
-        child = Child("the node", command, flower_folder(site.path) / "node.log", environment, apart=False)
+        log_file = flower_folder(site.path) / "node.log"
+        child = Child("the node", command, log_file, environment, apart=False, last_words=_LAST_WORDS)
         try:
             yield child
         finally:

@@ -32,6 +32,7 @@ class Child:
         environment: its variables; None: this process's.
         apart: in a session of its own, so that all it started can be ended with it; else it shares this process's,
             and ends when that is ended as a whole.
+        last_words: what it writes before it does nothing any more without ending; it is then ended.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class Child:
         environment: Mapping[str, str] | None = None,
         *,
         apart: bool = True,
+        last_words: Sequence[str] = (),
     ) -> None:
         self.name, self._command, self._log = name, list(command), log
+        self._last_words, self._log_start = tuple(last_words), 0
         self._apart = apart
         self._environment = None if environment is None else dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
@@ -61,6 +64,7 @@ class Child:
         with clear_write_errors(self._log):
             self._log.parent.mkdir(parents=True, exist_ok=True)
             out = open(self._log, "ab")  # noqa: SIM115  (the child keeps it)
+            self._log_start = out.tell()
         with out:
             try:
                 self._process = subprocess.Popen(
@@ -75,7 +79,15 @@ class Child:
 
     def ended(self) -> int | None:
         """Its exit code; None while it runs, or before it was started."""
-        return self._process.poll() if self._process else None
+        if self._process is None:
+            return None
+        code = self._process.poll()
+        if code is None and self._last_words:
+            said = self.tail(self._log_start)
+            if any(words in said for words in self._last_words):
+                self._end_group(signal.SIGKILL)
+                code = self._process.wait()
+        return code
 
     def keep(self) -> str | None:
         """Start it again if it ended, after a pause that doubles while it fails. Returns why it ended, once."""
@@ -113,11 +125,11 @@ class Child:
         self._process.wait()
         self._process = None
 
-    def tail(self) -> str:
-        """The end of its output."""
+    def tail(self, start: int = 0) -> str:
+        """The end of its output, from byte ``start`` of its log on."""
         try:
             with open(self._log, "rb") as file:
-                file.seek(max(0, self._log.stat().st_size - _TAIL))
+                file.seek(max(start, self._log.stat().st_size - _TAIL))
                 return file.read().decode(errors="replace")
         except OSError:
             return ""

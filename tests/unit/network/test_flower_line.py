@@ -210,6 +210,26 @@ def test_the_end_of_a_childs_output_is_kept(tmp_path: Path) -> None:
     child.stop()
 
 
+def test_a_child_that_says_its_last_words_and_stays_is_ended(tmp_path: Path) -> None:
+    script = "import time; print('it is over', flush=True); time.sleep(60)"
+    (tmp_path / "log").write_text("it is over\n")  # of an earlier life: does not count
+    child = Child(
+        "a child", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log", last_words=["over"]
+    )
+    child.start()
+    assert child.ended() is None
+    child.stop()
+    child = Child("a child", [sys.executable, "-c", script], tmp_path / "log", last_words=["it is over"])
+    child.start()
+    pid, deadline = child.pid, time.monotonic() + 20
+    assert pid is not None
+    while child.ended() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert child.ended() == -9
+    assert _gone(pid)
+    child.stop()
+
+
 def _pid_in(path: Path) -> int:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
