@@ -166,6 +166,8 @@ class Site:
             write_record(made / "request.json", make_request(invitation, name, identity, node_key))
             write_json(made / "roster.json", {})
             write_atomic(made / "policy.yaml", PACKAGED.read_bytes())
+            for private in ("roster.json", "policy.yaml"):  # the node's user has no business with them
+                (made / private).chmod(0o600)
             write_record(made / "site.json", file)
             for inner in ("approvals", "ledger", "state", "outbox"):
                 (made / inner).mkdir(mode=0o700)
@@ -242,6 +244,7 @@ class Site:
                     f"'{name[:80]}' cannot be pinned ({problems_of(error)})", "check its name and identity"
                 ) from error
             write_json(self.pins_path, checked.root)
+            self.pins_path.chmod(0o600)
 
     def _read_pins(self) -> dict[str, str]:
         raw = read_file(self.pins_path, "file of pins", RosterError, _RESTORE, 1024 * 1024)
