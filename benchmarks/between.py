@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
+import random
 import socket
 import struct
 import threading
@@ -15,19 +17,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _LENGTH = struct.Struct("<Q")
-_CHUNK = 1 << 16
+_CHUNK, _PACKET = 1 << 16, 1448  # bytes
 
 
 class Link:
-    """A TCP line to ``port`` on loopback that can be cut for a while.
+    """A TCP line to ``port`` that can be cut for a while, or made slow.
 
     Args:
         port: where it leads.
+        host: address on which it begins and ends.
     """
 
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self._target = host, port
+        self._delay = self._loss = self._again = 0.0
+        self._draw = random.Random("lost packets")
+        self._listener = socket.create_server((host, 0))
         self.port = int(self._listener.getsockname()[1])
         self._cut_until = 0.0
         self._open: set[socket.socket] = set()
@@ -38,6 +43,10 @@ class Link:
         self._cut_until = time.monotonic() + seconds
         for end in list(self._open):
             _close(end)
+
+    def hold_back(self, delay: float, loss: float, again: float) -> None:
+        """From now on every piece comes ``delay`` seconds later, a share ``loss`` of them ``again`` seconds more."""
+        self._delay, self._loss, self._again = delay, loss, again
 
     def close(self) -> None:
         _close(self._listener)
@@ -53,7 +62,7 @@ class Link:
                 _close(near)
                 continue
             try:
-                far = socket.create_connection(("127.0.0.1", self._target), timeout=5.0)
+                far = socket.create_connection(self._target, timeout=5.0)
             except OSError:
                 _close(near)
                 continue
@@ -63,12 +72,28 @@ class Link:
                 threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
 
     def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        due: queue.Queue[tuple[float, bytes]] = queue.Queue()
+        threading.Thread(target=self._deliver, args=(due, other), daemon=True).start()
         with contextlib.suppress(OSError):
             while data := one.recv(_CHUNK):
+                for start in range(0, len(data), _PACKET):
+                    lost = self._again if self._loss and self._draw.random() < self._loss else 0.0
+                    due.put((time.monotonic() + self._delay + lost, data[start : start + _PACKET]))
+        due.put((time.monotonic() + self._delay, b""))
+        _close(one)
+        self._open.discard(one)
+
+    def _deliver(self, due: queue.Queue[tuple[float, bytes]], other: socket.socket) -> None:
+        """In order, as a stream is; what waits for a lost piece waits with it."""
+        with contextlib.suppress(OSError):
+            while True:
+                when, data = due.get()
+                time.sleep(max(0.0, when - time.monotonic()))
+                if not data:
+                    break
                 other.sendall(data)
-        for end in (one, other):
-            _close(end)
-            self._open.discard(end)
+        _close(other)
+        self._open.discard(other)
 
 
 class Tap:

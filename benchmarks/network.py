@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import hosts
 from kept import CACHE, RESULTS, SITTING, Kept, digest_of, say, stamp, write_result
 
 from fedmed import network
@@ -41,6 +42,7 @@ SETTINGS = (
 LONG = ("training.batch_size=4", "training.dataset.max_samples=2000", "training.max_steps={steps}")
 SHORT = ("model.name=builtin:tiny-llama", "training.dataset.max_samples=400", "training.max_steps=1")
 _CODE = digest_of(Path(__file__), *Path(network.__path__[0]).rglob("*.py"))
+_HOSTS = digest_of(*(Path(__file__).with_name(name) for name in ("hosts.py", "between.py")))
 
 
 def settings(*more: str) -> FedMedConfig:
@@ -97,6 +99,15 @@ def over_the_network(config: FedMedConfig, plain: bool) -> dict[str, Any]:
         if plain:
             found["plain"] = plain_trainings(config, folder, start)
         return found
+
+
+def on_hosts(config: FedMedConfig) -> dict[str, Any]:
+    """Runs between network namespaces, see hosts.py."""
+    folder = Path(tempfile.mkdtemp(prefix="fedmed-"))
+    try:
+        return hosts.under_conditions(config, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def plain_trainings(config: FedMedConfig, folder: Path, start: Path) -> list[float]:
@@ -184,11 +195,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.quick:
         long = tuple(one.format(steps=args.steps) for one in LONG)
         parts["long rounds"] = ((*long, "federated.rounds=2"), True)
-    kept = Kept(args.cache, len(parts), args.minutes)
+    kept = Kept(args.cache, len(parts) + 1, args.minutes)
     found = {}
     for name, (more, plain) in parts.items():
         key = {"kind": "network", "settings": [*SETTINGS, *more], "code": _CODE}
         found[name] = kept.get(name, key, functools.partial(over_the_network, settings(*more), plain))
+    conditions: dict[str, Any] = {"skipped": "needs root, ip and tc"}
+    if hosts.possible():
+        more = (*SHORT, f"federated.rounds={rounds}")
+        key = {"kind": "network hosts", "settings": [*SETTINGS, *more], "code": [_CODE, _HOSTS]}
+        conditions = kept.get("hosts with addresses of their own", key, functools.partial(on_hosts, settings(*more)))
     clear, masks = found["short rounds"], found["short rounds under masks"]
 
     def beyond(part: dict[str, Any]) -> float:
@@ -196,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return float(statistics.median(one["seconds"] - one["slowest_training"] for one in part["rounds"][1:]))
 
     result: dict[str, Any] = {
-        "quick": args.quick, "parts": found,
+        "quick": args.quick, "parts": found, "hosts": conditions,
         "seconds_of_a_round_beyond_training": {"clear": beyond(clear), "masks": beyond(masks)},
         "secure_sum_exchanges_s": beyond(masks) - beyond(clear),
     }  # fmt: skip

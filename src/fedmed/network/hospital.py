@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from fedmed.errors import CertificateError, FederationError
@@ -61,13 +61,16 @@ def serve_worker(site: Site, data: Path | None, passphrase: bytes | None, memory
 
 
 @contextlib.contextmanager
-def node_of(site: Site, passphrase: bytes | None, socket: Path | None = None) -> Iterator[Child]:
+def node_of(
+    site: Site, passphrase: bytes | None, socket: Path | None = None, prefix: Sequence[str] = ()
+) -> Iterator[Child]:
     """The hospital's node, not started yet; its key is lent for the length of the block.
 
     Args:
         site: the hospital.
         passphrase: of the node's key.
         socket: where the worker answers; None: in the site's folder.
+        prefix: words before the command.
     """
     check_installed()
     with lent_key(site.node_key, passphrase, "openssh") as key:
@@ -76,7 +79,7 @@ def node_of(site: Site, passphrase: bytes | None, socket: Path | None = None) ->
             worker=(socket or site.socket).absolute(), local_port=free_port(),
         )  # fmt: skip
         log_file = flower_folder(site.path) / "node.log"
-        child = Child("the node", command, log_file, environment, apart=False, last_words=_LAST_WORDS)
+        child = Child("the node", [*prefix, *command], log_file, environment, apart=False, last_words=_LAST_WORDS)
         try:
             yield child
         finally:

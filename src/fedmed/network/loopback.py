@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fedmed.config.schema import FedMedConfig
@@ -40,9 +40,15 @@ def share_out(config: FedMedConfig, folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in split}
 
 
-def enrol(folder: Path, shares: Mapping[str, Path]) -> tuple[FederationFolder, dict[str, Site]]:
-    """Make a federation in ``folder``, let a hospital join for each share, approve all, and let each pin the others."""
-    federation = FederationFolder.create(folder / "federation", [HERE], free_port())
+def enrol(folder: Path, shares: Mapping[str, Path], host: str = HERE) -> tuple[FederationFolder, dict[str, Site]]:
+    """Make a federation in ``folder``, let a hospital join for each share, approve all, and let each pin the others.
+
+    Args:
+        folder: where all of it lies.
+        shares: hospital -> its records.
+        host: address that hospitals dial; the coordinator itself uses loopback.
+    """
+    federation = FederationFolder.create(folder / "federation", list(dict.fromkeys((host, HERE))), free_port())
     sites = {name: join(str(federation.path), name, folder / name, data=data).site for name, data in shares.items()}
     federation.take_in_requests()
     for name, site in sites.items():
@@ -62,6 +68,8 @@ class Loopback:
         tell: shows a line.
         way: gives the address that a hospital's node dials and the socket at which it finds the worker; something may
             stand in between.
+        bind: address that the server listens on.
+        prefix: gives words before a node's command, to run it elsewhere, as in another network namespace.
     """
 
     def __init__(
@@ -70,12 +78,15 @@ class Loopback:
         sites: Mapping[str, Site],
         tell: Callable[[str], None],
         way: Callable[[Site], tuple[Site, Path]] = lambda site: (site, site.socket),
+        *,
+        bind: str = HERE,
+        prefix: Callable[[str], Sequence[str]] = lambda name: (),
     ) -> None:
         self.federation, self.sites = federation, dict(sites)
         self.workers: dict[str, Child] = {}
         self.nodes: dict[str, Child] = {}
-        self._tell, self._way = tell, way
-        self._server = Server(federation, HERE, None, tell)
+        self._tell, self._way, self._prefix = tell, way, prefix
+        self._server = Server(federation, bind, None, tell)
         self._over = threading.Event()
 
     @property
@@ -99,7 +110,7 @@ class Loopback:
                 words = [sys.executable, "-m", "fedmed", "federation", "hospital", "--folder", str(site.path)]
                 self.workers[name] = Child(f"{name}'s worker", [*words, "--part", "worker"], site.path / "worker.log")
                 dialled, socket = self._way(site)
-                self.nodes[name] = stack.enter_context(node_of(dialled, None, socket))
+                self.nodes[name] = stack.enter_context(node_of(dialled, None, socket, self._prefix(name)))
                 self.workers[name].start()
                 self.nodes[name].start()
             keeper = threading.Thread(target=self._keep, daemon=True)
