@@ -53,11 +53,7 @@ class Link:
         self.cut(0.0)
 
     def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
+        for near in _peers(self._listener):
             if time.monotonic() < self._cut_until:
                 _close(near)
                 continue
@@ -123,11 +119,7 @@ class Tap:
         _close(self._listener)
 
     def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
+        for near in _peers(self._listener):
             threading.Thread(target=self._one, args=(near,), daemon=True).start()
 
     def _one(self, near: socket.socket) -> None:
@@ -144,6 +136,16 @@ class Tap:
             else:
                 self.replies.append(reply[_LENGTH.size :])
             near.sendall(reply)
+
+
+def _peers(listener: socket.socket) -> Iterator[socket.socket]:
+    """Who dials, until the listener is closed."""
+    while True:
+        try:
+            near, _ = listener.accept()
+        except OSError:
+            return
+        yield near
 
 
 def _frame(line: socket.socket) -> bytes:
