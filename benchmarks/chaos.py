@@ -224,7 +224,7 @@ class Chaos:
             coordinator.start()
 
     def _stopped(self, code: int) -> None:
-        line = self.coordinator.last_line()
+        line = self.coordinator.last_line().replace(f"{self.town.folder}/", "")  # a result names no path of a machine
         if code != -9:
             self.stops.append(f"exit {code}: {line}")
         if len(self.stops) > 3 * len(self.faults):

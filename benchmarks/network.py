@@ -155,7 +155,7 @@ def be_plain(folder: Path, name: str, hospitals: Sequence[str]) -> None:
     from fedmed.network.hospital_half import HospitalHalf
     from fedmed.types import RoundPlan
 
-    config = FedMedConfig.model_validate(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    config = FedMedConfig.model_validate_json((folder / "config.json").read_text(encoding="utf-8"))
     federated = config.federated
     half = HospitalHalf(name, folder / "shares" / name, folder / f"plain-{name}")
     state, _ = get_algorithm(federated).start(read_start(folder / "start"))
@@ -165,7 +165,7 @@ def be_plain(folder: Path, name: str, hospitals: Sequence[str]) -> None:
         return asked.for_hospital(name)
 
     half.base_digest(config)
-    half._run(config, plan(1))
+    half.prepare(config, plan(1))
     print("ready", flush=True)  # noqa: T201
     for number in range(1, federated.rounds + 1):
         sys.stdin.readline()

@@ -89,7 +89,7 @@ class HospitalHalf:
         algorithm = get_algorithm(asked.federated)
         own, link = apart(kept)
         job = algorithm.begin(global_state, own, plan)
-        running = self._run(asked, plan)
+        running = self.prepare(asked, plan)
         try:
             payload, own = algorithm.finish(job, _only(running.trainer, job), own)
             if not cohort:
@@ -131,7 +131,8 @@ class HospitalHalf:
         state = get_algorithm(asked.federated).export(global_state, apart(kept)[0])
         save_adapter(state, folder, self._model(asked)[0])
 
-    def _run(self, asked: FedMedConfig, plan: LocalPlan) -> _Running:
+    def prepare(self, asked: FedMedConfig, plan: LocalPlan) -> _Running:
+        """Load what trains in this run, and keep it for its rounds; the first ``train`` does it otherwise."""
         key = plan.run_id, config_digest(asked)
         if self._running is None or self._running.key != key:
             self._running = None  # the old one's memory goes first
