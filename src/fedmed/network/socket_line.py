@@ -201,6 +201,8 @@ def _short(path: Path) -> Path:
 
 def _send(line: socket.socket, raw: bytes, deadline: float) -> None:
     for part in (_LENGTH.pack(len(raw)), raw):
+        if not part:  # an empty frame ends with its length: who read that may have answered and left
+            continue
         line.settimeout(_left(deadline))
         line.sendall(part)
 

@@ -57,6 +57,19 @@ def test_a_frame_gets_its_answer_and_the_socket_goes_with_the_worker(path: Path)
     assert not path.exists()
 
 
+def test_nothing_is_sent_after_the_length_of_an_empty_frame(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker answers as soon as it knows the length, and leaves; a send of no bytes would then break the line."""
+
+    class Watched(socket.socket):
+        def sendall(self, data: bytes, flags: int = 0) -> None:  # type: ignore[override]
+            assert data
+            super().sendall(data, flags)
+
+    with serving(path):
+        monkeypatch.setattr(socket, "socket", Watched)
+        assert ask(path, b"", 5) == b""
+
+
 def test_the_group_may_use_the_socket_and_others_may_not(path: Path) -> None:
     with serving(path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
