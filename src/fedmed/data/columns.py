@@ -9,6 +9,7 @@ Shapes, first match wins (names are compared without case):
 - ``instruction``, perhaps ``input``, and ``output``/``response``: instruction and input are joined by a line break
 - ``Patient``/``Doctor``, perhaps ``Description`` (used where Patient is empty)
 - pairs: see ``PAIRS``
+- notes: none of these, and a column of ``NOTES``; the note is the answer, and there is no question
 
 Not covered: later turns of a chat, system messages, options that are images.
 """
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedmed.data.choices import CHOICES, multiple_choice
-from fedmed.data.values import BadValueError, text
+from fedmed.data.values import BadValueError, text, yes_or_no
 from fedmed.errors import DataFormatError
 
 PAIRS = (
@@ -33,6 +34,8 @@ PAIRS = (
     ("query", "response"),
 )
 CHAT = ("messages", "conversations")
+NOTES = ("note", "note_text", "text", "report", "report_text")
+NOTE = "note"
 ALIASES: dict[str, tuple[str, ...]] = {
     "id": ("id", "qid", "question_id"),
     "kind": ("kind", "qtype"),
@@ -40,7 +43,11 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "source": ("source", "document_source"),
     "group": ("group",),
     "split": ("split",),
+    "patient": ("patient_id", "subject_id", "person_id", "mrn", "patient"),
+    "consent": ("consent", "consented", "research_consent"),
 }
+_NOTE_ALIASES = {"id": ("id", "note_id", "row_id"), "kind": ("kind", "note_type", "category")}
+_PATIENT_AND_DOCTOR = "patient/doctor"
 _SPLITS = {"train": "train", "test": "test", "validation": "test", "valid": "test", "val": "test", "dev": "test"}
 _SPLITS |= {"training": "train", "eval": "test"}
 
@@ -60,6 +67,8 @@ class Raw:
     source: str = ""
     group: str = ""
     split: str = ""
+    patient: str = ""
+    consent: str = ""  # yes, no, or unknown where the source has such a column and says nothing here
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +89,12 @@ class Schema:
         renamed = _renamed(record, self.rename)
         try:
             question, answer = self.read_pair(renamed)
-            extra = {ours: text(renamed.get(name), name, numbers=True) for ours, name in self.optional.items()}
+            extra = {ours: _optional(renamed.get(name), ours, name) for ours, name in self.optional.items()}
             if extra.get("split"):
                 extra["split"] = _split(extra["split"])
         except BadValueError as error:
             raise DataFormatError(f"{place}: {error}", "correct or remove this record") from error
-        kind = extra.pop("kind", "") or (CHOICES if self.name == CHOICES else "")
+        kind = extra.pop("kind", "") or (self.name if self.name in (CHOICES, NOTE) else "")
         return Raw(question=question, answer=answer, kind=kind, **extra)
 
 
@@ -103,7 +112,7 @@ def recognise(columns: Iterable[str], mapping: Mapping[str, str] | None, where: 
     theirs = sorted(columns)
     there = f"it has {', '.join(theirs)}"
     mapping = mapping or {}
-    known = ("question", "answer", *ALIASES)
+    known = ("question", "answer", *ALIASES, NOTE)
     for ours, name in mapping.items():
         if ours not in known:
             raise DataFormatError(f"columns maps '{ours}', which is none of ours", f"ours are {', '.join(known)}")
@@ -113,15 +122,17 @@ def recognise(columns: Iterable[str], mapping: Mapping[str, str] | None, where: 
     rename = {name: short for name, short in rename.items() if short not in mapping}  # what is mapped wins
     rename |= {name: ours for ours, name in mapping.items()}
     names = set(rename.values())
-    shape = _shape(names, both_mapped={"question", "answer"} <= set(mapping))
+    shape = _note(NOTE) if NOTE in mapping else _shape(names, both_mapped={"question", "answer"} <= set(mapping))
     if shape is None:
         raise DataFormatError(
             f"{where} has no columns known as question and answer", f"{there}; name them with training.dataset.columns"
         )
+    free = names - {"patient"} if shape[0] == _PATIENT_AND_DOCTOR and "patient" not in mapping else names
+    by_name = ALIASES | _NOTE_ALIASES if shape[0] == NOTE else ALIASES
     optional = {
-        ours: next(alias for alias in aliases if alias in names)
-        for ours, aliases in ALIASES.items()
-        if names & set(aliases)
+        ours: next(alias for alias in aliases if alias in free)
+        for ours, aliases in by_name.items()
+        if free & set(aliases)
     }
     return Schema(name=shape[0], rename=rename, read_pair=shape[1], optional=optional)
 
@@ -139,11 +150,19 @@ def _shape(names: set[str], *, both_mapped: bool) -> tuple[str, Reader] | None:
         if {"instruction", reply} <= names:
             return "instruction", _instruction(reply)
     if {"patient", "doctor"} <= names:
-        return "patient/doctor", _patient
+        return _PATIENT_AND_DOCTOR, _patient
     for question, answer in PAIRS:
         if {question, answer} <= names:
             return f"{question}/{answer}", _pair(question, answer)
-    return None
+    return next((_note(column) for column in NOTES if column in names), None)
+
+
+def _note(column: str) -> tuple[str, Reader]:
+    return NOTE, lambda record: ("", text(record.get(column), column))
+
+
+def _optional(value: object, ours: str, column: str) -> str:
+    return yes_or_no(value, column) if ours == "consent" else text(value, column, numbers=True)
 
 
 def _renamed(record: Record, rename: Mapping[str, str]) -> dict[str, Any]:

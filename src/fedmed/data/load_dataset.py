@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedmed.data import hub
 from fedmed.data.clean import Counts, LoadReport, clean
 from fedmed.data.columns import Raw, recognise
+from fedmed.data.documents import Document, documents, source_files
 from fedmed.data.hpo import hpo_records
-from fedmed.data.read_files import SUFFIXES, Located, data_files, read_file, suffix_of
+from fedmed.data.read_files import SUFFIXES, Located, suffix_of
 from fedmed.data.records import hold_out, take, to_dataset
 from fedmed.errors import ConfigError, DataNotFoundError, EmptyDataError
 from fedmed.types import QARecord
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 EMBEDDED = "hpo"
+Admit = Callable[[Document], Document | None]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
 
 
@@ -53,6 +55,7 @@ def load_with_report(
     test_fraction: float = 0.1,
     hub_split: str = "train",
     columns: Mapping[str, str] | None = None,
+    admit: Admit | None = None,
 ) -> tuple[Dataset, LoadReport]:
     """Load records, and say what was left out.
 
@@ -64,6 +67,7 @@ def load_with_report(
         test_fraction: share of groups held out, in (0, 1); records that bring their own ``split`` keep it.
         hub_split: which split of a hub dataset to read.
         columns: our column -> theirs, for names that ``columns.py`` does not know.
+        admit: local files only: gives each document as it may come in, or None.
 
     Returns:
         The dataset, its ``split`` column being train or test, and the counts.
@@ -81,7 +85,7 @@ def load_with_report(
             [f"max_samples {max_samples} with test_fraction {test_fraction} cannot be used"],
             "max_samples is at least 1, test_fraction between 0 and 1",
         )
-    usable, files = _usable_records(name, hub_split, columns)
+    usable, files = _usable_records(name, hub_split, columns, admit)
     if not usable:
         left_out = {kind: sum(getattr(count, kind) for count in files.values()) for kind in ("empty", "overlong")}
         raise EmptyDataError(
@@ -117,7 +121,7 @@ def local_records(path: Path, columns: Mapping[str, str] | None = None) -> list[
 
 
 def _usable_records(
-    name: str, hub_split: str, columns: Mapping[str, str] | None
+    name: str, hub_split: str, columns: Mapping[str, str] | None, admit: Admit | None
 ) -> tuple[list[QARecord], dict[str, Counts]]:
     if name == EMBEDDED:
         records = hpo_records()
@@ -125,8 +129,8 @@ def _usable_records(
         return records, {EMBEDDED: Counts(read=size, usable=size, empty=0, duplicate=0, overlong=0)}
     path = Path(name).expanduser()
     if name and path.exists():
-        return clean(_local(path, columns))
-    if _looks_like_a_path(name):
+        return clean(_local(path, columns, admit))
+    if looks_like_a_path(name):
         raise DataNotFoundError(f"no file or folder {name}", "check the path")
     if not _HUB_ID.fullmatch(name):
         raise DataNotFoundError(
@@ -137,19 +141,17 @@ def _usable_records(
     return records, files
 
 
-def _looks_like_a_path(name: str) -> bool:
+def looks_like_a_path(name: str) -> bool:
+    """Whether a name that is no file here was meant as one, and is not to be looked up on the hub."""
     begins = name.startswith((".", "~", os.sep))
     deep = name.count("/") > 1 or "\\" in name
     return begins or deep or name.endswith(os.sep) or suffix_of(Path(name)) in SUFFIXES
 
 
-def _local(path: Path, columns: Mapping[str, str] | None) -> Iterator[tuple[str, Iterable[Raw]]]:
-    for file in data_files(path):
-        records = read_file(file)
-        names = dict.fromkeys(column for record in records for column in record.values)  # lines may differ
-        label = file.name if path.is_file() else str(file.relative_to(path))
-        place = "row" if suffix_of(file) in (".parquet", ".json") else "line"
-        yield label, _raw(records, names, columns, str(file), place) if records else ()
+def _local(path: Path, columns: Mapping[str, str] | None, admit: Admit | None) -> Iterator[tuple[str, Iterable[Raw]]]:
+    for file in source_files(path, columns):
+        admitted = documents(file) if admit is None else filter(None, map(admit, documents(file)))
+        yield file.label, (raw for document in admitted for raw in document.records())
 
 
 def _raw(

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from fedmed.utils.extras import require
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
 TEXT_FORMAT = "write each record as 'Question: …' and 'Answer: …', or use .jsonl, .json, .csv, .tsv or .parquet"
+_SNIFFED = 1 << 16
+_ROWS = 1000  # of a parquet file at a time
 _MARK = re.compile(r"^\s*(q|question|a|answer)\s*:\s*(.*)$", re.IGNORECASE)
 
 
@@ -65,7 +68,12 @@ def suffix_of(path: Path) -> str:
 
 
 def read_file(path: Path) -> list[Located]:
-    """Read every record of one file.
+    """Every record of one file; see ``stream_file``."""
+    return list(stream_file(path))
+
+
+def stream_file(path: Path) -> Iterator[Located]:
+    """The records of one file, one after the other; only ``.json`` files are held whole.
 
     Raises:
         DataFormatError: binary, half-written or malformed; names file and line.
@@ -77,48 +85,91 @@ def read_file(path: Path) -> list[Located]:
             raise EmptyDataError(f"{path} is empty", "give a file with records")
         suffix = suffix_of(path)
         if suffix == ".parquet":
-            return _parquet(path)
-        text = _text(path)
+            yield from _parquet(path)
+            return
+        lines = _Lines(path)
+        if suffix in (".jsonl", ".ndjson"):
+            yield from _jsonl(lines, path)
+        elif suffix == ".json":
+            text = "".join(lines)
+            yield from _json(text, path) if text.strip() else ()
+        elif suffix in (".csv", ".tsv"):
+            yield from _csv(lines, path, "\t" if suffix == ".tsv" else ",")
+        else:
+            yield from _plain(lines, path)
+        if lines.blank:
+            raise EmptyDataError(f"{path} is empty", "give a file with records")
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror or error})", "check its permissions") from error
-    if not text.strip():
-        raise EmptyDataError(f"{path} is empty", "give a file with records")
-    if suffix in (".jsonl", ".ndjson"):
-        return list(_jsonl(text, path))
-    if suffix == ".json":
-        return list(_json(text, path))
-    if suffix in (".csv", ".tsv"):
-        return list(_csv(text, path, "\t" if suffix == ".tsv" else ","))
-    return list(_plain(text, path))
 
 
-def _text(path: Path) -> str:
-    raw = path.read_bytes()
-    if path.name.lower().endswith(".gz"):
-        try:
-            raw = gzip.decompress(raw)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataFormatError(f"{path} is no whole gzip file", "copy it again; it may be half-written") from error
-    if b"\x00" in raw:
-        raise DataFormatError(f"{path} is binary, not text", "give a text file, or .parquet")
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file with their ends, unzipped and decoded.
+
+    Raises:
+        DataFormatError, DataError: as ``stream_file``.
+    """
     try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataFormatError(f"{path} line {line} is not UTF-8 text", "convert the file to UTF-8") from error
+        yield from _Lines(path)
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror or error})", "check its permissions") from error
 
 
-def _jsonl(text: str, path: Path) -> Iterator[Located]:
-    lines = text.split("\n")
+def begins_with_a_question(path: Path) -> bool:
+    """Whether a text file's first words are ``Question:``, or it holds nothing: it is no note then."""
+    for line in text_lines(path):
+        if line.strip():
+            return bool(_MARK.match(line))
+    return True
+
+
+class _Lines:
+    """Lines of a text file; ``blank`` stays true until one holds more than white space."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.blank = True
+
+    def __iter__(self) -> Iterator[str]:
+        zipped = self.path.name.lower().endswith(".gz")
+        with gzip.open(self.path) if zipped else open(self.path, "rb") as file:
+            try:
+                if b"\x00" in file.read(_SNIFFED):
+                    raise self._binary()
+                file.seek(0)
+                for number, raw in enumerate(file, start=1):
+                    line = self._decoded(raw, number)
+                    self.blank = self.blank and not line.strip()
+                    yield line
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise DataFormatError(
+                    f"{self.path} is no whole gzip file", "copy it again; it may be half-written"
+                ) from error
+
+    def _decoded(self, raw: bytes, number: int) -> str:
+        if b"\x00" in raw:
+            raise self._binary()
+        try:
+            return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:  # "from None": the error underneath holds the line
+            raise DataFormatError(
+                f"{self.path} line {number} is not UTF-8 text", "convert the file to UTF-8"
+            ) from None
+
+    def _binary(self) -> DataFormatError:
+        return DataFormatError(f"{self.path} is binary, not text", "give a text file, or .parquet")
+
+
+def _jsonl(lines: Iterable[str], path: Path) -> Iterator[Located]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             values = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            cut = number == len(lines)  # no newline after it: writing stopped in the middle
+        except (json.JSONDecodeError, RecursionError):  # "from None": the error underneath holds the line
+            cut = not line.endswith("\n")  # no newline after it: writing stopped in the middle
             hint = "the file looks half-written; copy or export it again" if cut else "correct or remove this line"
-            raise DataFormatError(f"{path} line {number} is not JSON", hint) from error
+            raise DataFormatError(f"{path} line {number} is not JSON", hint) from None
         yield Located(number, _object(values, path, f"line {number}"))
 
 
@@ -127,11 +178,11 @@ def _json(text: str, path: Path) -> Iterator[Located]:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text.lstrip().startswith("{"):  # one object a line under a .json name
-            yield from _jsonl(text, path)
+            yield from _jsonl(io.StringIO(text), path)
             return
         half = not text[error.pos :].strip() or error.msg.startswith("Unterminated")
         hint = "the file looks half-written; copy or export it again" if half else "correct the file"
-        raise DataFormatError(f"{path} line {error.lineno} is not JSON", hint) from error
+        raise DataFormatError(f"{path} line {error.lineno} is not JSON", hint) from None
     except RecursionError as error:
         raise DataFormatError(f"{path} is nested too deeply", "give a list of records") from error
     if isinstance(values, dict) and isinstance(values.get("data"), list):
@@ -150,8 +201,9 @@ def _object(value: object, path: Path, place: str) -> Mapping[str, Any]:
     return value
 
 
-def _csv(text: str, path: Path, delimiter: str) -> Iterator[Located]:
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+def _csv(lines: Iterable[str], path: Path, delimiter: str) -> Iterator[Located]:
+    parts = (part for line in lines for part in line.splitlines(keepends=True))
+    reader = csv.reader(parts, delimiter=delimiter, strict=True)
     header: list[str] = []
     try:
         for row in reader:
@@ -174,12 +226,13 @@ def _csv(text: str, path: Path, delimiter: str) -> Iterator[Located]:
         ) from error
 
 
-def _plain(text: str, path: Path) -> Iterator[Located]:
+def _plain(lines: Iterable[str], path: Path) -> Iterator[Located]:
     """Blocks of ``Q:``/``Question:`` and ``A:``/``Answer:``; lines that follow belong to what was opened last."""
     question: list[str] | None = None
     answer: list[str] | None = None
     start = 0
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, ended in enumerate(lines, start=1):
+        line = ended.removesuffix("\n")
         mark = _MARK.match(line)
         if mark and mark.group(1).lower().startswith("q"):
             if question is not None and answer is None:
@@ -194,7 +247,9 @@ def _plain(text: str, path: Path) -> Iterator[Located]:
             answer = [mark.group(2)]
         else:
             (question if answer is None else answer).append(line)
-    if question is None or answer is None:
+    if question is None:
+        return
+    if answer is None:
         raise DataFormatError(f"{path} line {start} asks a question without an answer", TEXT_FORMAT)
     yield _block(start, question, answer)
 
@@ -203,13 +258,17 @@ def _block(line: int, question: list[str], answer: list[str]) -> Located:
     return Located(line, {"question": "\n".join(question).strip(), "answer": "\n".join(answer).strip()})
 
 
-def _parquet(path: Path) -> list[Located]:
+def _parquet(path: Path) -> Iterator[Located]:
     parquet = require("pyarrow.parquet", "train")
     arrow = require("pyarrow", "train")
+    number = 0
     try:
-        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Located(number, row)
     except (arrow.ArrowException, OSError) as error:  # a cut file is an ArrowInvalid, damaged pages are OSErrors
         if isinstance(error, PermissionError):
             raise
         raise DataFormatError(f"{path} is not a whole parquet file", "copy it again; it may be half-written") from error
-    return [Located(number, row) for number, row in enumerate(rows, start=1)]

@@ -24,6 +24,25 @@ def text(value: object, column: str, *, numbers: bool = False) -> str:
     raise BadValueError(f"'{column}' is {type(value).__name__}, not text")
 
 
+_YES = frozenset({"yes", "y", "true", "1", "given", "granted"})
+_NO = frozenset({"no", "n", "false", "0", "refused", "withdrawn", "denied"})
+
+
+def yes_or_no(value: object, column: str) -> str:
+    """``yes``, ``no``, or ``unknown`` where the value is absent or empty.
+
+    Raises:
+        BadValueError: it says anything else.
+    """
+    said = str(value).lower() if isinstance(value, bool | int | float) else text(value, column).lower()
+    said = said.removesuffix(".0")
+    if not said:
+        return "unknown"
+    if said not in _YES | _NO:
+        raise BadValueError(f"'{column}' says neither yes nor no")
+    return "yes" if said in _YES else "no"
+
+
 def _encodable(value: str) -> bool:
     """JSON's escapes can spell halves of surrogate pairs, which no file can hold as UTF-8."""
     try:
