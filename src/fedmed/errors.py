@@ -7,7 +7,12 @@ FedMedError                     1
 │   ├── DataFormatError        22   binary, half-written, malformed, or columns nobody can map
 │   ├── EmptyDataError         23   nothing usable is left
 │   ├── SplitError             24   this split is not possible on this data
+<<<<<<< HEAD
 │   └── FieldNotFoundError     25   a record lacks the field that was asked for
+=======
+│   ├── UnscannedError         25   records that no gate has scanned, and no setting that allows it
+│   └── HospitalKeyError       26   the hospital's key is missing, damaged, or readable by others
+>>>>>>> 2346134 (Data gate: keys, admission, scan, sets, lineage; inspection of a dataset)
 ├── ModelError                 30
 │   ├── ModelNotFoundError     31
 │   ├── ModelCorruptError      32   digest, truncated file, unreadable weights
@@ -105,6 +110,14 @@ class SplitError(DataError):
 
 class FieldNotFoundError(DataError):
     exit_code = 25
+
+
+class UnscannedError(DataError):
+    exit_code = 26
+
+
+class HospitalKeyError(DataError):
+    exit_code = 27
 
 
 class ModelError(FedMedError):

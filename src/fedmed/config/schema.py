@@ -66,6 +66,17 @@ class ModelSection(Section):
         return self
 
 
+class GateSection(Section):
+    """What a hospital's own files pass before anything is trained on them; public sets are never rewritten."""
+
+    folder: Text = "data/gate"  # key, tombstones, scanned sets, quarantine: stays at the hospital
+    unscanned: bool = False  # True: train on records that nobody scanned; the run's record and model card say so
+    operator: Literal["placeholder", "redact", "surrogate", "hash"] = "placeholder"  # what stands for an identifier
+    min_score: Share = 0.4  # findings below it are not replaced, but raise the residual risk
+    max_risk: Share = 0.5  # records of a higher residual risk are set aside
+    ner_model: Text | None = None  # folder of a spaCy pipeline that finds more names; None: rules alone
+
+
 class DatasetSection(Section):
     """Which records are used."""
 
@@ -75,6 +86,7 @@ class DatasetSection(Section):
     hub_split: Text = "train"  # which split of a hub dataset is read
     token_cache: bool = True  # keep tokenised records in the cache folder, readable by their owner only
     columns: dict[str, str] = Field(default_factory=dict)  # ours -> theirs, e.g. {question: prompt, answer: reply}
+    gate: GateSection = GateSection()  # what a hospital's own files pass first
 
 
 class EvaluationSection(Section):

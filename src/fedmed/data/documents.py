@@ -19,7 +19,8 @@ from fedmed.data.columns import NOTE, Raw, Schema, recognise
 from fedmed.data.notes import MAX_NOTE, passages
 from fedmed.data.read_files import Located, begins_with_a_question, data_files, stream_file, suffix_of, text_lines
 from fedmed.data.values import BadValueError
-from fedmed.errors import DataFormatError
+from fedmed.errors import DataError, DataFormatError
+from fedmed.utils.files import sha256_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +78,18 @@ def documents(source: SourceFile) -> Iterator[Document]:
             yield Document(source.schema.read(record.values, place), place, source.schema.name == NOTE)
 
 
-def digest(sources: list[SourceFile]) -> str:
-    """SHA-256 over the content of all files in their order; names do not count."""
+def digest(path: Path) -> str:
+    """SHA-256 over the content of all data files at ``path`` in their order; names do not count.
+
+    Raises:
+        DataNotFoundError, DataFormatError: there is none. DataError: one cannot be read.
+    """
     whole = hashlib.sha256()
-    for source in sources:
-        one = hashlib.sha256()
-        with open(source.path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                one.update(chunk)
-        whole.update(one.digest())
+    for file in data_files(path):
+        try:
+            whole.update(bytes.fromhex(sha256_file(file)))
+        except OSError as error:
+            raise DataError(f"cannot read {file} ({error.strerror or error})", "check its permissions") from error
     return whole.hexdigest()
 
 

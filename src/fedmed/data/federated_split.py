@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -74,6 +74,7 @@ def create_federated_split(
     alpha: float = 0.5,
     seed: int = 17,
     out_dir: Path | None = None,
+    gate: Mapping[str, Any] | None = None,
 ) -> dict[str, Dataset]:
     """Share a dataset out among hospitals.
 
@@ -84,6 +85,7 @@ def create_federated_split(
         alpha: concentration of the Dirichlet draw, > 0; only for ``dirichlet``.
         seed: the same dataset, settings and seed give the same shares.
         out_dir: where to write them as Parquet with a manifest (see ``split_folder``); None: nowhere.
+        gate: what the data gate says of the records, for the manifest.
 
     Returns:
         Hospital name -> its training and test records, in the dataset's order.
@@ -109,7 +111,8 @@ def create_federated_split(
             )
     hospitals = {name: dataset.select(_rows(share)) for name, share in zip(names, shares, strict=True)}
     if out_dir is not None:
-        write_split(hospitals, out_dir, strategy=strategy, alpha=alpha if strategy == "dirichlet" else None, seed=seed)
+        shown = alpha if strategy == "dirichlet" else None
+        write_split(hospitals, out_dir, strategy=strategy, alpha=shown, seed=seed, gate=gate)
     return hospitals
 
 

@@ -1,4 +1,7 @@
-"""From a dataset's name to hospitals' shares on disk, in one call: what ``fedmed data prepare`` and ``split`` do."""
+"""From a dataset's name to hospitals' shares on disk, in one call: what ``fedmed data prepare`` and ``split`` do.
+
+A hospital's own records pass the gate first; public sets are reported on by a sample and stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,11 @@ from typing import Any
 from fedmed.config.schema import DatasetSection, FederatedSection
 from fedmed.data.clean import LoadReport
 from fedmed.data.federated_split import create_federated_split
-from fedmed.data.load_dataset import load_with_report
-from fedmed.data.split_folder import read_manifest
+from fedmed.data.gate.lineage import note_seen
+from fedmed.data.gate.scan import OpenScanner
+from fedmed.data.gate.scan_sample import sample_report
+from fedmed.data.gate.source import load_gated
+from fedmed.data.split_folder import check_out, read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,38 +26,55 @@ class Prepared:
     folder: Path
     report: LoadReport
     manifest: dict[str, Any]
+    quarantine: Path | None = None  # where records that were set aside are; None: none were
 
     def as_dict(self) -> dict[str, Any]:
-        return {"folder": str(self.folder), "loaded": self.report.as_dict(), "split": self.manifest}
+        return {
+            "folder": str(self.folder),
+            "loaded": self.report.as_dict(),
+            "split": self.manifest,
+            "quarantine": str(self.quarantine) if self.quarantine else None,
+        }
 
 
-def prepare_split(dataset: DatasetSection, federated: FederatedSection, out_dir: Path) -> Prepared:
-    """Load a dataset, share it out among hospitals and write the shares.
+def prepare_split(
+    dataset: DatasetSection,
+    federated: FederatedSection,
+    out_dir: Path,
+    *,
+    workers: int | None = None,
+    scanner: OpenScanner | None = None,
+) -> Prepared:
+    """Load a dataset through the gate, share it out among hospitals and write the shares.
 
     Args:
-        dataset: which records, how many, how much is held out.
+        dataset: which records, how many, how much is held out, and the gate's policy.
         federated: number of hospitals, strategy and seed.
         out_dir: becomes the split's folder; an older split there is replaced.
+        workers: processes that scan; None: as many as pay.
+        scanner: finds identifiers; None: the rules of ``data.deidentify``.
 
     Raises:
-        DataError, HubError, MissingExtraError: see ``load_dataset``.
+        DataError, HubError, MissingExtraError: see ``load_dataset`` and ``data.gate``.
         SplitError: see ``federated_split``.
         RunError: see ``split_folder.write_split``.
     """
-    records, report = load_with_report(
-        dataset.name,
-        dataset.max_samples,
-        seed=federated.seed,
-        test_fraction=dataset.test_fraction,
-        hub_split=dataset.hub_split,
-        columns=dataset.columns,
-    )
-    create_federated_split(
-        records,
+    check_out(out_dir)
+    found = load_gated(dataset, federated.seed, build=True, workers=workers, scanner=scanner)
+    gate = found.gate
+    if not found.hospitals_own:
+        gate = gate | {"sample": sample_report(found.dataset, dataset.gate, seed=federated.seed, scanner=scanner)}
+    shares = create_federated_split(
+        found.dataset,
         federated.num_clients,
         federated.split,
         alpha=federated.dirichlet_alpha,
         seed=federated.seed,
         out_dir=out_dir,
+        gate=gate,
     )
-    return Prepared(out_dir, report, read_manifest(out_dir))
+    if found.hospitals_own:
+        rows = (row for share in shares.values() for row in share)
+        note_seen(Path(dataset.gate.folder), "split", out_dir, dataset.name, rows)
+    set_aside = found.set.quarantine if found.set and gate["quarantined"] else None
+    return Prepared(out_dir, found.report, read_manifest(out_dir), set_aside)

@@ -152,9 +152,7 @@ class _Lines:
         try:
             return raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:  # "from None": the error underneath holds the line
-            raise DataFormatError(
-                f"{self.path} line {number} is not UTF-8 text", "convert the file to UTF-8"
-            ) from None
+            raise DataFormatError(f"{self.path} line {number} is not UTF-8 text", "convert the file to UTF-8") from None
 
     def _binary(self) -> DataFormatError:
         return DataFormatError(f"{self.path} is binary, not text", "give a text file, or .parquet")

@@ -30,9 +30,17 @@ SIDES = ("train", "test")
 
 
 def write_split(
-    hospitals: Mapping[str, Dataset], out_dir: Path, *, strategy: str, alpha: float | None, seed: int
+    hospitals: Mapping[str, Dataset],
+    out_dir: Path,
+    *,
+    strategy: str,
+    alpha: float | None,
+    seed: int,
+    gate: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write every hospital's share and the manifest; an older split in ``out_dir`` is replaced at the very end.
+
+    ``gate``: what the data gate says of the records (``data/gate/source.py``).
 
     Returns:
         The manifest.
@@ -40,8 +48,10 @@ def write_split(
     Raises:
         OutputNotWritableError, DiskFullError: the folder cannot be written, or holds something that is no split.
     """
-    keep = _hidden_files(out_dir)
+    keep = check_out(out_dir)
     manifest: dict[str, Any] = {"version": VERSION, "strategy": strategy, "alpha": alpha, "seed": seed}
+    if gate is not None:
+        manifest["gate"] = dict(gate)
     described = describe_split(hospitals)
     manifest |= {"records": sum(share["records"] for share in described.values()), "hospitals": described}
     with folder_atomic(out_dir) as folder, clear_write_errors(out_dir):
@@ -112,6 +122,19 @@ def read_manifest(out_dir: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
+def checked_manifest(out_dir: Path) -> dict[str, Any]:
+    """The manifest of a split whose files have the checksums that it states.
+
+    Raises:
+        DataNotFoundError, DataFormatError: as ``read_split``.
+    """
+    manifest = read_manifest(out_dir)
+    for name, share in manifest["hospitals"].items():
+        for file_name, stated in share["files"].items():
+            _check_file(out_dir / name / file_name, stated["sha256"])
+    return manifest
+
+
 def read_split(out_dir: Path) -> dict[str, Dataset]:
     """Read what ``write_split`` wrote: hospital -> training records, then test records.
 
@@ -126,17 +149,20 @@ def read_split(out_dir: Path) -> dict[str, Dataset]:
         rows: dict[str, list[str]] = {field: [] for field in FIELDS}
         for file_name, stated in share["files"].items():
             file = out_dir / name / file_name
-            if not file.is_file():
-                raise DataNotFoundError(f"{file} is missing", "write the split again with 'fedmed data prepare'")
-            if sha256_file(file) != stated["sha256"]:
-                raise DataFormatError(
-                    f"{file} does not have the checksum in {MANIFEST}",
-                    "write the split again with 'fedmed data prepare'",
-                )
+            _check_file(file, stated["sha256"])
             for field, values in parquet.read_table(file).to_pydict().items():
                 rows[field] += values
         hospitals[name] = datasets.Dataset.from_dict(rows, features=text_features())
     return hospitals
+
+
+def _check_file(file: Path, sha256: str) -> None:
+    if not file.is_file():
+        raise DataNotFoundError(f"{file} is missing", "write the split again with 'fedmed data prepare'")
+    if sha256_file(file) != sha256:
+        raise DataFormatError(
+            f"{file} does not have the checksum in {MANIFEST}", "write the split again with 'fedmed data prepare'"
+        )
 
 
 def _write_side(dataset: Dataset, side: str, file: Path) -> int:
@@ -151,8 +177,8 @@ def _write_side(dataset: Dataset, side: str, file: Path) -> int:
     return len(rows)
 
 
-def _hidden_files(out_dir: Path) -> list[Path]:
-    """Files such as ``.gitkeep`` that outlive a replaced split.
+def check_out(out_dir: Path) -> list[Path]:
+    """Whether a split may be written there; gives files such as ``.gitkeep``, which outlive a replaced split.
 
     Raises:
         OutputNotWritableError: ``out_dir`` holds something else, which replacing it would destroy.

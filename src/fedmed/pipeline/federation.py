@@ -36,7 +36,7 @@ from fedmed.pipeline.comparison import REFERENCES, References
 from fedmed.pipeline.model_card import model_card
 from fedmed.pipeline.run_audit import enter_results, open_trail
 from fedmed.pipeline.run_folder import RunFolder, new_run_name, resume_run, start_run
-from fedmed.pipeline.run_records import run_records
+from fedmed.pipeline.run_records import note_run, run_records
 from fedmed.pipeline.scoring import Records, Scorer, Scores, encode
 from fedmed.pipeline.summary import round_lines, summarize
 from fedmed.privacy.spending import check_heads, open_ledgers
@@ -167,6 +167,7 @@ class _Run:
                 self.config, run_id=self.folder.name, command=known.get("command", ""), num_samples=self.num_samples,
                 ledgers=self.ledgers, final=final, adapters=list(adapters.values()), base=base, few_shot=few_shot,
                 federated=federated, written_answers=scorer.written_answers, comparison=comparison, samples=samples,
+                gate=self.gate,
                 wall_s=self.clock.spent,
             ) | {"audit_log": {"lines": head.lines, "head": head.head, "key": head.key}}  # fmt: skip
             write_atomic(self.folder.path / "model_card.md", model_card(summary))
@@ -190,7 +191,7 @@ class _Run:
         federated = self.config.federated
         with track("reading records"):
             found = run_records(self.config)
-            self.loaded, split, records = found.loaded, found.split, found.own
+            self.loaded, self.gate, split, records = found.loaded, found.gate, found.split, found.own
         with track("loading the model"):
             self.model, self.tokenizer = shared_model(self.config.model, federated.seed)
         self.start = get_adapter_state(self.model)
@@ -210,9 +211,12 @@ class _Run:
         # Only now: a run that cannot start leaves the last split in its place.
         with folder_lock(PROCESSED.parent, wait=True):  # two runs may write their shares at the same moment
             shown_alpha = federated.dirichlet_alpha if federated.split == "dirichlet" else None
-            manifest = write_split(split, PROCESSED, strategy=federated.split, alpha=shown_alpha, seed=federated.seed)
+            manifest = write_split(
+                split, PROCESSED, strategy=federated.split, alpha=shown_alpha, seed=federated.seed, gate=self.gate
+            )
         self._remember_data(manifest, _digest(records))
         self.audit = open_trail(self.folder, self.config, self.started_from, manifest, self.ledgers)
+        note_run(self.config, self.gate, self.folder.path, records, splits=[PROCESSED])
         return train, scorer
 
     def _remember_data(self, manifest: dict[str, Any], digest: str) -> None:

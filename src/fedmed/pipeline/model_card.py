@@ -22,6 +22,7 @@ tags:
 |---|---|
 | base model | `{model}` (its own licence and terms apply) |
 | data | `{dataset}`, {records} at {hospitals} hospitals, simulated in one process |
+| data gate | {gate} |
 | method | {algorithm}, {rounds} rounds, seed {seed} |
 | held-out loss | {base:.3f} base, {federated:.3f} with this adapter (nats per answer token) |
 | privacy | {privacy} |
@@ -49,6 +50,7 @@ def model_card(summary: Mapping[str, Any]) -> str:
         run_id=summary["run_id"],
         dataset=summary["dataset"],
         records=_records(summary["hospitals"]),
+        gate=_gate(summary["data_gate"]),
         privacy=_privacy(summary["privacy"]),
         hospitals=len(summary["hospitals"]),
         algorithm=summary["algorithm"],
@@ -64,6 +66,17 @@ def model_card(summary: Mapping[str, Any]) -> str:
 def _records(hospitals: Sequence[Mapping[str, Any]]) -> str:
     counts = [hospital["num_samples"] for hospital in hospitals]
     return "training records, their number not told," if None in counts else f"{sum(counts)} training records"
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    if gate["status"] == "public":
+        return "public records, used as they are"
+    if gate["status"] == "unscanned":
+        return "**none: the records were not scanned for what identifies people**"
+    return (
+        f"scanned: identifiers in {gate['documents_with_findings']} of {gate['documents']} documents, replaced; "
+        f"{gate['quarantined']} documents set aside; rules miss some"
+    )
 
 
 def _privacy(privacy: Mapping[str, Any]) -> str:

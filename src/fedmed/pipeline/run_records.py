@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmed.config.schema import FedMedConfig
 from fedmed.data.federated_split import create_federated_split
-from fedmed.data.load_dataset import load_with_report
+from fedmed.data.gate.lineage import note_seen
+from fedmed.data.gate.source import PUBLIC, load_gated
 from fedmed.evaluation.attacks.canaries import Canary, inserted_records, make_canaries
 from fedmed.pipeline.scoring import Records
 from fedmed.types import QARecord
@@ -22,6 +24,7 @@ class RunRecords:
     """What each hospital holds."""
 
     split: Mapping[str, Dataset]  # as it was shared out, without canaries
+    gate: Mapping[str, Any]  # what the data gate says of them: public, scanned or unscanned, and counts
     loaded: Any  # what became of the records of the source
     own: Mapping[str, Records]  # the same rows as plain values
     canaries: tuple[Canary, ...]  # of the whole run; empty without an audit
@@ -50,15 +53,27 @@ def run_records(config: FedMedConfig) -> RunRecords:
     """Read, share out and, for an audit, salt the records.
 
     Raises:
-        What loading and splitting raise. EmptyDataError: so few canaries that all or none are inserted.
+        What loading and splitting raise. UnscannedError: a hospital's records that no gate has scanned.
+        EmptyDataError: so few canaries that all or none are inserted.
     """
     settings, federated, audit = config.training.dataset, config.federated, config.privacy.audit
-    dataset, loaded = load_with_report(
-        settings.name, settings.max_samples, seed=federated.seed, test_fraction=settings.test_fraction,
-        hub_split=settings.hub_split, columns=settings.columns or None,
-    )  # fmt: skip
+    found = load_gated(settings, federated.seed)
     split = create_federated_split(
-        dataset, federated.num_clients, federated.split, alpha=federated.dirichlet_alpha, seed=federated.seed
+        found.dataset, federated.num_clients, federated.split, alpha=federated.dirichlet_alpha, seed=federated.seed
     )
     canaries = make_canaries(audit.canaries, federated.seed) if audit.canaries else ()
-    return RunRecords(split, loaded, {name: data.to_list() for name, data in split.items()}, canaries, audit.copies)
+    own = {name: data.to_list() for name, data in split.items()}
+    return RunRecords(split, found.gate, found.report, own, canaries, audit.copies)
+
+
+def note_run(
+    config: FedMedConfig, gate: Mapping[str, Any], folder: Path, records: Mapping[str, Records], splits: Sequence[Path]
+) -> None:
+    """Write into the hospital's lineage which records a run and its splits were made from; not for public sets."""
+    if gate["status"] == PUBLIC:
+        return
+    settings = config.training.dataset
+    rows = [row for own in records.values() for row in own]
+    note_seen(Path(settings.gate.folder), "run", folder, settings.name, rows)
+    for split in splits:
+        note_seen(Path(settings.gate.folder), "split", split, settings.name, rows)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedmed.config.schema import FedMedConfig
-from fedmed.data.load_dataset import load_medical_dataset
+from fedmed.data.gate.lineage import note_seen
+from fedmed.data.gate.source import load_gated
 from fedmed.errors import RunExistsError
 from fedmed.model.load_model import shared_model
 from fedmed.training.local_train import train_local
@@ -23,20 +24,20 @@ def train_alone(config: FedMedConfig, out: Path) -> dict[str, Any]:
     if out.exists():
         raise RunExistsError(f"{out} already exists", "choose another --out")
     settings = config.training.dataset
-    dataset = load_medical_dataset(
-        settings.name, settings.max_samples, seed=config.federated.seed, test_fraction=settings.test_fraction,
-        hub_split=settings.hub_split, columns=settings.columns or None,
-    )  # fmt: skip
+    found = load_gated(settings, config.federated.seed)
     with folder_atomic(out) as folder:
         model, tokenizer = shared_model(config.model, config.federated.seed)
         with track("training") as advance:
             trained = train_local(
-                model, dataset, tokenizer, config,
+                model, found.dataset, tokenizer, config,
                 on_step=lambda job, step, steps, result: advance(step=f"{step}/{steps}", loss=round(result.loss, 3)),
             )  # fmt: skip
+        if found.hospitals_own:  # first: an adapter that is there is in the lineage
+            note_seen(Path(settings.gate.folder), "adapter", out, settings.name, found.dataset)
         trained.save_model(folder)
     metrics = trained.metrics
     return {
         "steps": metrics.steps, "tokens": metrics.tokens, "first_loss": metrics.step_losses[0],
         "last_loss": metrics.step_losses[-1], "seconds": metrics.seconds, "num_samples": trained.num_samples,
+        "data_gate": found.gate,
     }  # fmt: skip

@@ -33,6 +33,7 @@ def summarize(
     written_answers: int,
     comparison: Mapping[str, Any] | None,
     samples: list[dict[str, Any]],
+    gate: Mapping[str, Any],
     wall_s: Mapping[str, float],
 ) -> dict[str, Any]:
     """The summary of a finished run; ARCHITECTURE.md names its keys.
@@ -50,6 +51,7 @@ def summarize(
         "seed": config.federated.seed,
         "model": config.model.name,
         "dataset": config.training.dataset.name,
+        "data_gate": dict(gate),
         "algorithm": config.federated.algorithm,
         "hospitals": [
             {"name": name, "num_samples": None if config.privacy.noised else count}

@@ -61,14 +61,17 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replace ``path`` by ``data``; after a crash it holds the old content or the new, never a mix."""
+def write_atomic(path: Path, data: bytes | str, *, private: bool = False) -> None:
+    """Replace ``path`` by ``data``; after a crash it holds the old content or the new, never a mix.
+
+    ``private``: nobody but the owner can read it, at no moment.
+    """
     raw = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with clear_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "wb", opener=_owner_only if private else None) as file:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
@@ -78,8 +81,20 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+def _owner_only(name: str, flags: int) -> int:
+    return os.open(name, flags, 0o600)
+
+
+def write_json(path: Path, value: Any, *, private: bool = False) -> None:
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", private=private)
+
+
+def private_folder(path: Path) -> Path:
+    """Make ``path`` a folder that only its owner can enter."""
+    with clear_write_errors(path):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.chmod(0o700)
+    return path
 
 
 @contextlib.contextmanager

@@ -1,0 +1,145 @@
+"""A dataset's name -> records that may be trained on, and what the gate says of them. config -> HERE -> split, run.
+
+- the embedded set and hub sets are public: never rewritten, status ``public``
+- a hospital's file or folder that went through ``fedmed data prepare``: its scanned set, status ``scanned``
+- a split that ``prepare`` wrote (``data/processed``): itself, with the status that its manifest states
+- any other file: refused, or with ``training.dataset.gate.unscanned`` taken as it is, status ``unscanned``
+
+Forgotten patients and records without consent are refused in all of the last three.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedmed.config.schema import DatasetSection
+from fedmed.data.documents import Document
+from fedmed.data.gate.admission import FORGOTTEN, NO_CONSENT, Admission
+from fedmed.data.gate.build import build_set
+from fedmed.data.gate.forgotten import read_tombstones
+from fedmed.data.gate.keys import keyed, open_key
+from fedmed.data.gate.scan import OpenScanner
+from fedmed.data.gate.sets import GateSet, read_set, set_name, sets_folder
+from fedmed.data.load_dataset import EMBEDDED, Admit, load_with_report
+from fedmed.data.split_folder import MANIFEST, checked_manifest
+from fedmed.errors import EmptyDataError, UnscannedError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from fedmed.data.clean import LoadReport
+
+PUBLIC, SCANNED, UNSCANNED = "public", "scanned", "unscanned"
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """Records behind the gate."""
+
+    dataset: Dataset
+    report: LoadReport
+    gate: dict[str, Any]  # ``status``, and for a hospital's own records counts and policy
+    set: GateSet | None = None
+
+    @property
+    def hospitals_own(self) -> bool:
+        return bool(self.gate["status"] != PUBLIC)
+
+
+def load_gated(
+    dataset: DatasetSection,
+    seed: int,
+    *,
+    build: bool = False,
+    workers: int | None = None,
+    scanner: OpenScanner | None = None,
+) -> Gated:
+    """Load the configured records, through the gate.
+
+    Args:
+        dataset: settings.
+        seed: decides the choice of records and the train/test line.
+        build: scan what has not been scanned yet; otherwise that is refused.
+        workers: processes of a scan; None: as many as pay.
+        scanner: finds identifiers; None: the rules of ``data.deidentify``.
+
+    Raises:
+        UnscannedError: a hospital's records that nobody scanned, and no setting that allows it.
+        HospitalKeyError; what loading and scanning raise.
+    """
+    path = Path(dataset.name).expanduser()
+    if dataset.name == EMBEDDED or not dataset.name or not path.exists():
+        return _load(dataset, seed, dataset.name, {"status": PUBLIC})
+    if path.is_dir() and (path / MANIFEST).is_file() and (stated := checked_manifest(path).get("gate")):
+        return _load_split(dataset, seed, stated)
+    if dataset.gate.unscanned:
+        return _load_unscanned(dataset, seed)
+    folder, key = Path(dataset.gate.folder), open_key(Path(dataset.gate.folder))
+    if build:
+        found = build_set(path, dataset.columns, dataset.gate, key, workers=workers, scanner=scanner)
+    else:
+        place = sets_folder(folder) / set_name(path, dataset.columns, dataset.gate, key)
+        if not place.is_dir():
+            raise UnscannedError(
+                f"{dataset.name} has not been through the data gate as it is now and with these settings",
+                f"run 'fedmed data prepare {dataset.name}' first, or set training.dataset.gate.unscanned=true",
+            )
+        found = read_set(place)
+    gate = found.described()
+    if not gate["records"]:
+        raise EmptyDataError(
+            f"the gate let no record of {dataset.name} pass ({gate['quarantined']} set aside, "
+            f"{sum(gate['refused'].values())} refused, {sum(gate['left_out'].values())} left out)",
+            f"look at {found.quarantine}" if gate["quarantined"] else "check the columns, and consent",
+        )
+    return replace(_load(dataset, seed, str(found.records), gate), set=found)
+
+
+def _load(dataset: DatasetSection, seed: int, name: str, gate: dict[str, Any], admit: Admit | None = None) -> Gated:
+    scanned = name != dataset.name
+    records, report = load_with_report(
+        name, dataset.max_samples, seed=seed, test_fraction=dataset.test_fraction, hub_split=dataset.hub_split,
+        columns=None if scanned else dataset.columns or None, admit=admit,
+    )  # fmt: skip
+    if scanned:
+        report = replace(report, name=dataset.name, files={dataset.name: next(iter(report.files.values()))})
+    return Gated(records, report, gate)
+
+
+def _load_split(dataset: DatasetSection, seed: int, gate: dict[str, Any]) -> Gated:
+    dataset = dataset.model_copy(update={"columns": {}})
+    if gate["status"] == PUBLIC:
+        return _load(dataset, seed, dataset.name, gate)
+    forgotten = read_tombstones(Path(dataset.gate.folder))
+    refused = 0
+
+    def admit(document: Document) -> Document | None:
+        nonlocal refused
+        if {keyed(document.raw.id), keyed(document.raw.group)} & forgotten:
+            refused += 1
+            return None
+        return document
+
+    loaded = _load(dataset, seed, dataset.name, gate, admit)
+    return replace(loaded, gate=gate | {"refused": gate.get("refused", {}) | {"now_forgotten": refused}})
+
+
+def _load_unscanned(dataset: DatasetSection, seed: int) -> Gated:
+    folder = Path(dataset.gate.folder)
+    admission = Admission(open_key(folder), read_tombstones(folder), Counter())
+
+    def admit(document: Document) -> Document | None:
+        admitted = admission.admit(document)
+        return None if admitted is None else admitted.document
+
+    try:
+        loaded = _load(dataset, seed, dataset.name, {}, admit)
+    except EmptyDataError as error:
+        if admission.refused:
+            raise EmptyDataError(f"{error.what}; {sum(admission.refused.values())} refused", error.hint) from None
+        raise
+    refused = {name: admission.refused[name] for name in (FORGOTTEN, NO_CONSENT)}
+    return replace(loaded, gate={"status": UNSCANNED, "refused": refused})
