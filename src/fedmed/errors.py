@@ -7,12 +7,9 @@ FedMedError                     1
 │   ├── DataFormatError        22   binary, half-written, malformed, or columns nobody can map
 │   ├── EmptyDataError         23   nothing usable is left
 │   ├── SplitError             24   this split is not possible on this data
-<<<<<<< HEAD
-│   └── FieldNotFoundError     25   a record lacks the field that was asked for
-=======
-│   ├── UnscannedError         25   records that no gate has scanned, and no setting that allows it
-│   └── HospitalKeyError       26   the hospital's key is missing, damaged, or readable by others
->>>>>>> 2346134 (Data gate: keys, admission, scan, sets, lineage; inspection of a dataset)
+│   ├── FieldNotFoundError     25   a record lacks the field that was asked for
+│   ├── UnscannedError         26   records that no gate has scanned, and no setting that allows it
+│   └── HospitalKeyError       27   the hospital's key is missing, damaged, or readable by others
 ├── ModelError                 30
 │   ├── ModelNotFoundError     31
 │   ├── ModelCorruptError      32   digest, truncated file, unreadable weights

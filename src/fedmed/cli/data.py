@@ -11,31 +11,51 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedmed.cli import data_forget, data_inspect
 from fedmed.data.deidentify.policy import Operator, Policy, read_key
 
 if TYPE_CHECKING:
     from fedmed.data.clean import LoadReport
-    from fedmed.data.inspect import Inspection, Lengths
     from fedmed.data.prepare import Prepared
 
-app = typer.Typer(help="Look at records, and share them out among hospitals.", no_args_is_help=True)
+app = typer.Typer(help="Look at records, scan, share out and forget them.", no_args_is_help=True)
+data_inspect.register(app)
+data_forget.register(app)
 
 OUT = Path("data/processed")
 
 Recipe = Annotated[str | None, typer.Option("--recipe", help="Settings to start from.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting (repeatable).")]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the split; an older split there is replaced.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes that scan, each of about 300 MB. Default: as many as pay."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
-@app.command(epilog="Example: fedmed data prepare --set federated.split=by_specialty")
-def prepare(recipe: Recipe = None, set_: Set = None, out: Out = OUT, as_json: Json = False) -> None:
-    """Load the configured dataset, share it out among hospitals and write Parquet files with a manifest."""
+@app.command(epilog="Example: fedmed data prepare notes/ --set federated.num_clients=2 --workers 2")
+def prepare(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[PATH_OR_NAME]", help="A file, a folder, hpo, or a hub id; else the configured one."),
+    ] = None,
+    recipe: Recipe = None,
+    set_: Set = None,
+    out: Out = OUT,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Scan a hospital's records for what identifies people, replace it, set doubtful records aside, share out the rest.
+
+    Records that were set aside stay in the gate's folder, data/gate. Public sets (hpo, hub ids) are not rewritten.
+    """
     from fedmed.config.load import load_config
     from fedmed.data.prepare import prepare_split
 
-    config = load_config(recipe, overrides=set_ or [])
-    _show_prepared(prepare_split(config.training.dataset, config.federated, out), as_json)
+    overrides = [*(set_ or []), *([f"training.dataset.name={json.dumps(name)}"] if name else [])]
+    config = load_config(recipe, overrides=overrides)
+    _show_prepared(prepare_split(config.training.dataset, config.federated, out, workers=workers), as_json)
 
 
 @app.command(epilog="Example: fedmed data split notes.jsonl --hospitals 3 --strategy dirichlet --alpha 0.3")
@@ -66,40 +86,6 @@ def split(
     overrides = [*(set_ or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
     config = load_config(recipe, overrides=overrides)
     _show_prepared(prepare_split(config.training.dataset, config.federated, out), as_json)
-
-
-@app.command(epilog="Example: fedmed data inspect notes.jsonl --json")
-def inspect(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[PATH_OR_NAME]", help="A file, a folder, hpo, or a hub id; the configured one if absent."
-        ),
-    ] = None,
-    recipe: Recipe = None,
-    set_: Set = None,
-    as_json: Json = False,
-) -> None:
-    """Count records, lengths, duplicates, kinds and specialties; no record's text is shown."""
-    from fedmed.config.load import load_config
-    from fedmed.data.inspect import inspect_dataset
-    from fedmed.data.load_dataset import load_with_report
-
-    config = load_config(recipe, overrides=set_ or [])
-    settings = config.training.dataset
-    dataset, report = load_with_report(
-        name or settings.name,
-        settings.max_samples,
-        seed=config.federated.seed,
-        test_fraction=settings.test_fraction,
-        hub_split=settings.hub_split,
-        columns=settings.columns,
-    )
-    inspection = inspect_dataset(dataset, report)
-    if as_json:
-        _print_json(inspection.as_dict())
-    else:
-        _show_inspection(inspection)
 
 
 @app.command(epilog="Example: fedmed data deidentify notes.jsonl --out clean.jsonl --report report.json --workers 2")
@@ -166,29 +152,33 @@ def _show_prepared(prepared: Prepared, as_json: bool) -> None:
         table.add_row(name, str(share["train"]), str(share["test"]), str(len(share["by_specialty"])), skew)
     console = Console()
     console.print(table)
-    console.print(_left_out(report), markup=False, highlight=False, soft_wrap=True)
+    for line in (_left_out(report), *_gate(manifest["gate"])):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if prepared.quarantine:
+        console.print(f"set aside: {prepared.quarantine}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"written to {prepared.folder}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _show_inspection(inspection: Inspection) -> None:
-    report = inspection.report
-    table = Table(title=escape(report.name), show_header=False)
-    table.add_column("what")
-    table.add_column("value")
-    for what, value in (
-        ("records", str(inspection.records)),
-        ("groups", str(inspection.groups)),
-        ("sources", str(inspection.sources)),
-        ("split", _joined(inspection.by_split)),
-        ("kinds", _joined(inspection.by_kind)),
-        ("specialties", _joined(inspection.by_specialty)),
-        ("question characters", _lengths(inspection.question_characters)),
-        ("answer characters", _lengths(inspection.answer_characters)),
-    ):
-        table.add_row(what, escape(value))
-    console = Console()
-    console.print(table)
-    console.print(_left_out(report), markup=False, highlight=False, soft_wrap=True)
+def _gate(gate: dict[str, Any]) -> list[str]:
+    """What the data gate did, in lines."""
+    if gate["status"] == "public":
+        sample = gate["sample"]
+        if not sample["scanned"]:
+            return [f"public records, used as they are; not scanned: {sample['reason']}"]
+        return [
+            f"public records, used as they are; in a sample of {sample['scanned']} the rules take something for an "
+            f"identifier in {sample['with_findings']}"
+        ]
+    refused = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in gate["refused"].items())
+    if gate["status"] == "unscanned":
+        return [f"NOT SCANNED, as training.dataset.gate.unscanned says; refused: {refused}"]
+    found = {kind: count for kind, count in gate["findings"].items() if count}
+    return [
+        f"gate: {gate['documents']} documents, {gate['kept']} passed, {gate['quarantined']} set aside",
+        f"refused: {refused}",
+        f"replaced in {gate['documents_with_findings']}: {_joined(found) or 'nothing'}",
+        "rules miss some: let people read a sample before training",
+    ]
 
 
 def _left_out(report: LoadReport) -> str:
@@ -200,7 +190,3 @@ def _left_out(report: LoadReport) -> str:
 
 def _joined(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
-
-
-def _lengths(lengths: Lengths) -> str:
-    return f"median {lengths.median}, 95 % up to {lengths.p95}, longest {lengths.max}"

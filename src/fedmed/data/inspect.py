@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def _lengths(texts: Sequence[str]) -> Lengths:
     lengths = [len(text) for text in texts]
     median, p95 = np.percentile(lengths, [50, 95])
     bins = np.bincount(np.searchsorted(_EDGES, lengths, side="right") - 1, minlength=len(_EDGES))
-    names = [f"{low}–{high - 1}" for low, high in zip(_EDGES, _EDGES[1:], strict=False)] + [f"{_EDGES[-1]} and more"]
+    names = [f"{low}–{high - 1}" for low, high in pairwise(_EDGES)] + [f"{_EDGES[-1]} and more"]
     return Lengths(
         median=round(median),
         p95=round(p95),

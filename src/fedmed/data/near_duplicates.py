@@ -1,11 +1,11 @@
 """Records that say nearly the same: MinHash signatures, banded to find candidates, exact Jaccard to confirm them.
 
-A record is the set of its word triples, case and punctuation aside. Two are near-duplicates where the Jaccard similarity
-of their sets is at least ``THRESHOLD``. With 16 bands of 4 rows a pair at 0.8 is a candidate with probability
-1 - (1 - 0.8^4)^16 = 0.9998, one at 0.4 with 0.34, and the exact similarity drops it.
+A record is the set of its word triples, case and punctuation aside. Two are near-duplicates where the Jaccard
+similarity of their sets is at least ``THRESHOLD``. With 16 bands of 4 rows a pair at 0.8 is a candidate with
+probability 1 - (1 - 0.8^4)^16 = 0.9998, one at 0.4 with 0.34, and the exact similarity drops it.
 
-Sources: Broder 1997, "On the resemblance and containment of documents"; banding: Leskovec, Rajaraman, Ullman, "Mining of
-Massive Datasets", chapter 3. Not covered: one record inside a much longer one; paraphrase.
+Sources: Broder 1997, "On the resemblance and containment of documents"; banding: Leskovec, Rajaraman, Ullman,
+"Mining of Massive Datasets", chapter 3. Not covered: one record inside a much longer one; paraphrase.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from zlib import crc32
 
 import numpy as np
@@ -101,7 +102,7 @@ def _pairs(bucket: Sequence[int]) -> Iterator[tuple[int, int]]:
     if len(bucket) <= 24:
         yield from ((left, right) for place, left in enumerate(bucket) for right in bucket[place + 1 :])
         return
-    for before, row in zip(bucket, bucket[1:], strict=False):
+    for before, row in pairwise(bucket):
         yield bucket[0], row
         if before != bucket[0]:
             yield before, row

@@ -9,8 +9,8 @@ What happens, in an order that can be cut off and repeated at any point:
 4. runs that saw them: checkpoints go, which hold hospitals' state, and so do sample answers, which may quote held-out
    questions; scores and adapters stay and are listed
 
-Not covered: an adapter that learnt from the records keeps what it learnt: retrain it without them, or remove it. Exports
-and backups outside these folders are the hospital's to clean; the gate refuses what comes back from them.
+Not covered: an adapter that learnt from the records keeps what it learnt: retrain it without them, or remove it.
+Exports and backups outside these folders are the hospital's to clean; the gate refuses what comes back from them.
 """
 
 from __future__ import annotations

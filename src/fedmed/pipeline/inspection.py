@@ -1,4 +1,4 @@
-"""Look at a dataset before anything is done to it: load, share out, scan a sample, count. cli -> HERE -> inspection_page.
+"""Look at a dataset before anything is done to it: load, share out, scan a sample, count. cli -> HERE -> page.
 
 Reads a hospital's files as they are, in memory; nothing of a record is written anywhere.
 """

@@ -1,8 +1,8 @@
-"""One page about one dataset: a single file that opens offline, holds no script and no record's text. inspection -> HERE."""
+"""One page about one dataset: a single file that opens offline and holds no script and no record's text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ _NAMES = {
     "NAME": "names", "LOCATION": "places", "ZIP": "ZIP codes", "DATE": "dates", "AGE_OVER_89": "ages over 89",
     "PHONE": "telephone numbers", "FAX": "fax numbers", "EMAIL": "e-mail addresses", "SSN": "social security numbers",
     "MRN": "record numbers", "HEALTH_PLAN": "health plan numbers", "ACCOUNT": "account numbers",
-    "LICENSE": "licence numbers", "VEHICLE": "vehicle identifiers", "DEVICE": "device identifiers", "URL": "web addresses",
-    "IP": "IP addresses", "BIOMETRIC": "biometric identifiers", "PHOTO": "photographs", "UNIQUE_CODE": "other codes",
+    "LICENSE": "licence numbers", "VEHICLE": "vehicle identifiers", "DEVICE": "device identifiers",
+    "URL": "web addresses", "IP": "IP addresses", "BIOMETRIC": "biometric identifiers", "PHOTO": "photographs",
+    "UNIQUE_CODE": "other codes",
 }  # fmt: skip
 
 
@@ -120,7 +121,8 @@ def findings(made: Inspection) -> Iterator[tuple[bool, str, str]]:
 
 def _finding(warns: bool, what: str, then: str) -> str:
     mark, kind = ("!", "look") if warns else ("✓", "fine")
-    return f'<li class="{kind}"><span aria-hidden="true">{mark}</span><div><b>{part.esc(what)}</b>: {part.esc(then)}.</div></li>'
+    words = f"<b>{part.esc(what)}</b>: {part.esc(then)}."
+    return f'<li class="{kind}"><span aria-hidden="true">{mark}</span><div>{words}</div></li>'
 
 
 def _meta(made: Inspection) -> str:
@@ -148,7 +150,7 @@ def _sizes(made: Inspection) -> str:
 
 def _lengths(made: Inspection) -> str:
     return (
-        '<p class="note">Characters. A model that takes 512 tokens sees about the first 2,000 of question and answer.</p>'
+        '<p class="note">Characters. A model that takes 512 tokens sees about the first 2,000 of a record.</p>'
         f'<div class="two">{_one_length("Questions", made.question_characters)}'
         f"{_one_length('Answers', made.answer_characters)}</div>"
     )
@@ -166,19 +168,21 @@ def _identifiers(phi: Mapping[str, Any]) -> str:
         return f'<p class="missing">Not scanned: {part.esc(phi.get("reason", "no scan was made"))}.</p>'
     of = "all" if phi["scanned"] == phi["records"] else f"a sample of {part.count(phi['scanned'])} of"
     intro = (
-        f"<p>{part.count(phi['with_findings'])} of the records in {of} {part.count(phi['records'])} hold something that the "
-        "rules take for an identifier. Examples are masked: ••• is a word, # a digit.</p>"
+        f"<p>{part.count(phi['with_findings'])} of the records in {of} {part.count(phi['records'])} hold something that "
+        "the rules take for an identifier. Examples are masked: ••• is a word, # a digit.</p>"
     )
     kinds = "".join(
-        f'<div class="kind"><h3>{part.esc(_NAMES.get(kind, kind))}<small>{part.count(one["found"])} in '
-        f"{part.count(one['records'])} record{'s' * (one['records'] != 1)}</small></h3><p>"
-        + "".join(
-            f'<span class="mask">{part.esc(shape)}<small>×{times}</small></span>' for shape, times in one["examples"]
-        )
-        + "</p></div>"
+        f'<div class="kind"><h3>{part.esc(_NAMES.get(kind, kind))}'
+        f"<small>{part.count(one['found'])} in "
+        f"{part.count(one['records'])} record{'s' * (one['records'] != 1)}</small></h3>{_masked(one['examples'])}</div>"
         for kind, one in phi["types"].items()
     )
     return intro + kinds + '<p class="note">What rules cannot see: docs/de-identification.md.</p>'
+
+
+def _masked(examples: Sequence[tuple[str, int]]) -> str:
+    shown = (f'<span class="mask">{part.esc(shape)}<small>×{times}</small></span>' for shape, times in examples)
+    return f"<p>{''.join(shown)}</p>"
 
 
 def _duplicates(made: Inspection) -> str:
