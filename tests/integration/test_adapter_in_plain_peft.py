@@ -38,6 +38,7 @@ def run_folder(request, tmp_path, monkeypatch):
         "model.lora.dropout=0.1",
         "model.generation.max_new_tokens=4",
         "training.dataset.name=records.jsonl",
+        "training.dataset.gate.unscanned=true",
         "training.learning_rate=0.01",
         "training.max_steps=2",
         "training.threads=1",

@@ -50,6 +50,7 @@ TINY = words(
     "training.evaluation.few_shot=0",
     "federated.rounds=1",
     "training.dataset.name=records.jsonl",
+    "training.dataset.gate.unscanned=true",
     "training.dataset.test_fraction=0.3",
 )
 

@@ -52,7 +52,10 @@ def place(tmp_path, monkeypatch):
         for organ in ("heart", "lung")
     ]
     Path("records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return [*TINY, "training.dataset.name=records.jsonl", "training.dataset.test_fraction=0.3"]
+    return [
+        *TINY, "training.dataset.name=records.jsonl", "training.dataset.gate.unscanned=true",
+        "training.dataset.test_fraction=0.3",
+    ]  # fmt: skip
 
 
 def settings(place, *more):

@@ -37,6 +37,7 @@ TINY = [
     "model.lora.alpha=8.0",
     "model.generation.max_new_tokens=4",
     "training.dataset.name=records.jsonl",
+    "training.dataset.gate.unscanned=true",
     "training.dataset.test_fraction=0.3",
     "training.dataset.token_cache=false",
     "training.learning_rate=0.01",

@@ -23,6 +23,7 @@ pytest.importorskip("dp_accounting")
 
 TINY = [
     "model.name=builtin:tiny-llama", "model.generation.max_new_tokens=4", "training.dataset.name=records.jsonl",
+    "training.dataset.gate.unscanned=true",
     "training.dataset.test_fraction=0.5", "training.max_steps=2", "training.batch_size=8",
     "training.gradient_accumulation_steps=1", "training.learning_rate=0.01", "training.lr_scheduler=constant",
     "training.threads=1", "training.evaluation.max_records_per_hospital=3",

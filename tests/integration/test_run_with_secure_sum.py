@@ -20,7 +20,8 @@ pytest.importorskip("cryptography")
 
 TINY = [
     "model.name=builtin:tiny-llama", "model.generation.max_new_tokens=4", "model.lora.r=4",
-    "training.dataset.name=records.jsonl", "training.dataset.test_fraction=0.3", "training.max_steps=1",
+    "training.dataset.name=records.jsonl",
+    "training.dataset.gate.unscanned=true", "training.dataset.test_fraction=0.3", "training.max_steps=1",
     "training.batch_size=4", "training.gradient_accumulation_steps=1", "training.learning_rate=0.01",
     "training.lr_scheduler=constant", "training.threads=1", "training.engine=single",
     "training.evaluation.max_records_per_hospital=3", "training.evaluation.multiple_choice_items=0",

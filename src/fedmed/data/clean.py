@@ -28,6 +28,10 @@ class Counts:
     duplicate: int  # question and answer were read before, white space aside
     overlong: int  # more than MAX_CHARACTERS
 
+    def plus(self, other: Counts) -> Counts:
+        """Those of both: several files may go under one name."""
+        return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
@@ -79,7 +83,8 @@ def clean(sources: Iterable[tuple[str, Iterable[Raw]]]) -> tuple[list[QARecord],
             seen.add(content)
             records.append(_record(raw, name, _unique(raw.id or content, ids)))
         usable = len(records) - before
-        counts[name] = Counts(read=read, usable=usable, empty=empty, duplicate=duplicate, overlong=overlong)
+        made = Counts(read=read, usable=usable, empty=empty, duplicate=duplicate, overlong=overlong)
+        counts[name] = counts[name].plus(made) if name in counts else made
     return records, counts
 
 

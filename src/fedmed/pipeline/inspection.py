@@ -19,7 +19,6 @@ from fedmed.data.inspect import SMALL_CELL, Inspection, inspect_dataset
 from fedmed.data.load_dataset import load_with_report
 from fedmed.data.split_folder import MANIFEST, read_split
 from fedmed.errors import SplitError
-from fedmed.utils.console import track
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,14 +38,12 @@ def inspect_source(config: FedMedConfig, name: str, *, scan: int, scanner: OpenS
     """
     settings, federated = config.training.dataset, config.federated
     people = _People()
-    with track("reading records"):
-        dataset, report = load_with_report(
-            name, settings.max_samples, seed=federated.seed, test_fraction=settings.test_fraction,
-            hub_split=settings.hub_split, columns=settings.columns or None, admit=people.note,
-        )  # fmt: skip
+    dataset, report = load_with_report(
+        name, settings.max_samples, seed=federated.seed, test_fraction=settings.test_fraction,
+        hub_split=settings.hub_split, columns=settings.columns or None, admit=people.note,
+    )  # fmt: skip
     hospitals, basis = _hospitals(dataset, config, Path(name).expanduser())
-    with track("counting"):
-        made = inspect_dataset(dataset, report, hospitals=hospitals, hospitals_basis=basis)
+    made = inspect_dataset(dataset, report, hospitals=hospitals, hospitals_basis=basis)
     found: dict[str, Any] = {"scanned": 0, "records": len(dataset), "reason": "not asked for"}
     if scan:
         found = sample_report(dataset, settings.gate, seed=federated.seed, limit=scan, scanner=scanner)

@@ -96,20 +96,20 @@ def findings(made: Inspection) -> Iterator[tuple[bool, str, str]]:
         yield False, "The rules found nothing that identifies people", "they miss some; let people read a sample"
     if near.test_records_near_training:
         yield (
-            True, f"{near.test_records_near_training} held-out records are all but in training",
+            True, f"{_several(near.test_records_near_training, 'held-out record')} all but in training",
             "scores on them flatter; give such records one group",
         )  # fmt: skip
     if near.clusters_across_hospitals:
         yield (
-            True, f"{near.clusters_across_hospitals} clusters of near-duplicates span hospitals",
-            "hospitals then share more than their adapter says",
+            True, f"{_several(near.clusters_across_hospitals, 'cluster')} of near-duplicates across hospitals",
+            "one hospital's records then tell of another's",
         )  # fmt: skip
     if made.consent and made.consent["no"] + made.consent["unknown"]:
         refused = made.consent["no"] + made.consent["unknown"]
-        yield True, f"{refused} documents without consent", "the gate refuses them"
+        yield True, f"{_several(refused, 'document')} without consent", "the gate refuses what has none"
     if made.small_cells:
         yield (
-            True, f"{len(made.small_cells)} counts below {SMALL_CELL}",
+            True, f"{_several(len(made.small_cells), 'count')} below {SMALL_CELL}",
             "such numbers may single people out: do not publish them",
         )  # fmt: skip
     skews = [share["label_skew"] for share in made.hospitals.values()]
@@ -117,6 +117,10 @@ def findings(made: Inspection) -> Iterator[tuple[bool, str, str]]:
         yield True, f"Hospitals differ: label skew up to {max(skews):.2f}", "see docs/which-algorithm.md"
     if not (near.test_records_near_training or near.clusters_across_hospitals):
         yield False, "No near-duplicate crosses the line between training and test", "nor between hospitals"
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _finding(warns: bool, what: str, then: str) -> str:
@@ -157,8 +161,8 @@ def _lengths(made: Inspection) -> str:
 
 
 def _one_length(title: str, lengths: Lengths) -> str:
-    last = max((place for place, count in enumerate(lengths.histogram.values()) if count), default=0)
-    shown = dict(list(lengths.histogram.items())[: last + 1])
+    filled = [place for place, count in enumerate(lengths.histogram.values()) if count] or [0]
+    shown = dict(list(lengths.histogram.items())[filled[0] : filled[-1] + 1])
     words = f"median {lengths.median:,}, 95 % up to {lengths.p95:,}, longest {lengths.max:,}"
     return f'<div><h3>{title}</h3><p class="note">{words}</p>{_bars(shown)}</div>'
 
@@ -168,8 +172,8 @@ def _identifiers(phi: Mapping[str, Any]) -> str:
         return f'<p class="missing">Not scanned: {part.esc(phi.get("reason", "no scan was made"))}.</p>'
     of = "all" if phi["scanned"] == phi["records"] else f"a sample of {part.count(phi['scanned'])} of"
     intro = (
-        f"<p>{part.count(phi['with_findings'])} of the records in {of} {part.count(phi['records'])} hold something that "
-        "the rules take for an identifier. Examples are masked: ••• is a word, # a digit.</p>"
+        f"<p>{part.count(phi['with_findings'])} of the records in {of} {part.count(phi['records'])} hold something "
+        "that the rules take for an identifier. Examples are masked: ••• is a word, # a digit.</p>"
     )
     kinds = "".join(
         f'<div class="kind"><h3>{part.esc(_NAMES.get(kind, kind))}'

@@ -15,6 +15,11 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
+def rules(marked_scanner: object) -> None:
+    """No command here loads the vocabularies of the real rules."""
+
+
+@pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [{"question": f"SECRET {n}?", "answer": f"A{n}", "specialty": f"s{n % 3}"} for n in range(60)]
     (tmp_path / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -67,11 +72,12 @@ def test_an_error_is_one_line_with_its_own_exit_code(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert message in shown.err
-    assert shown.err.count("\n") == 1
-    assert [path.name for path in here.iterdir()] == ["notes.jsonl"]
+    assert [message in line for line in shown.err.splitlines() if not line.startswith("scanning")] == [True]
+    assert {path.name for path in here.iterdir()} <= {"notes.jsonl", "data"}  # what was scanned stays scanned
+    assert not (here / "data" / "processed").exists()
 
 
-@pytest.mark.parametrize("command", ["prepare", "split", "inspect"])
+@pytest.mark.parametrize("command", ["prepare", "split", "inspect", "forget"])
 def test_every_command_shows_an_example(capsys: Capture, command: str) -> None:
     assert main(["data", command, "--help"]) == 0
     assert f"Example: fedmed data {command}" in capsys.readouterr().out

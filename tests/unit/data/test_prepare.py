@@ -17,6 +17,13 @@ from fedmed.errors import SplitError
 pytestmark = pytest.mark.unit
 
 
+@pytest.fixture(autouse=True)
+def rules(marked_scanner: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The real rules' vocabularies are not needed; the gate's folder is made where the test runs."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
 @pytest.fixture
 def notes(tmp_path: Path) -> Path:
     path = tmp_path / "notes.jsonl"
@@ -32,7 +39,7 @@ def test_prepare_writes_what_the_settings_ask_for(notes: Path, tmp_path: Path) -
     assert list(shares) == ["hospital_A", "hospital_B", "hospital_C"]
     assert sum(len(share) for share in shares.values()) == prepared.report.kept == 40
     assert [set(share[:]["specialty"]) for share in shares.values()] != [{"s0", "s1", "s2"}] * 3
-    assert json.loads(json.dumps(prepared.as_dict()))["loaded"]["empty"] == 1
+    assert json.loads(json.dumps(prepared.as_dict()))["split"]["gate"]["left_out"]["empty"] == 1
     assert "SECRET" not in json.dumps(prepared.as_dict())
 
 
@@ -40,7 +47,7 @@ def test_an_impossible_split_writes_nothing(notes: Path, tmp_path: Path) -> None
     federated = FederatedSection(num_clients=4, split="by_specialty")
     with pytest.raises(SplitError):
         prepare_split(DatasetSection(name=str(notes)), federated, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.jsonl", "work"]
 
 
 def test_an_inspection_counts_and_shows_no_text(notes: Path) -> None:

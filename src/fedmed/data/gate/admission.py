@@ -28,10 +28,12 @@ class Admission:
     - id: r-…, of the document's own id, else of its words
     - group: p-… of its patient, so that no patient is on both sides of the train/test line; else g-… of its own group;
       else, for a note, its id
+    - ``key_groups=False`` leaves a document's own group as it is, so that shares do not depend on the key
     """
 
     key: HospitalKey
     forgotten: Set[str]
+    key_groups: bool = True
     refused: Counter[str] = field(default_factory=Counter)
 
     def admit(self, document: Document) -> Admitted | None:
@@ -45,5 +47,6 @@ class Admission:
         if raw.consent in ("no", "unknown"):
             self.refused[NO_CONSENT] += 1
             return None
-        group = patient or (key.group(raw.group) if raw.group else record if document.is_note else "")
+        own = key.group(raw.group) if raw.group and self.key_groups else raw.group
+        group = patient or own or (record if document.is_note else "")
         return Admitted(replace(document, raw=replace(raw, id=record, group=group, patient="", consent="")), content)

@@ -93,8 +93,7 @@ def build_set(
         whole = sets_folder(folder) / name
         private_folder(sets_folder(folder))
         if not whole.is_dir():
-            with track("reading columns"):
-                files = list(source_files(path, columns or None))
+            files = list(source_files(path, columns or None))
             total = sum(file.documents for file in files)
             if not total:
                 raise EmptyDataError(f"{path} holds no document", "give a file with records or notes")

@@ -10,7 +10,6 @@ Forgotten patients and records without consent are refused in all of the last th
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +128,7 @@ def _load_split(dataset: DatasetSection, seed: int, gate: dict[str, Any]) -> Gat
 
 def _load_unscanned(dataset: DatasetSection, seed: int) -> Gated:
     folder = Path(dataset.gate.folder)
-    admission = Admission(open_key(folder), read_tombstones(folder), Counter())
+    admission = Admission(open_key(folder), read_tombstones(folder), key_groups=False)
 
     def admit(document: Document) -> Document | None:
         admitted = admission.admit(document)
