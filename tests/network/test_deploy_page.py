@@ -38,7 +38,10 @@ def test_the_page_leads_from_nothing_to_an_approved_and_pinned_hospital(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("records.jsonl").write_text(json.dumps({"question": "Why?", "answer": "So."}) + "\n", encoding="utf-8")
+    rows = [
+        {"question": f"Why is the sky of case {n} blue?", "answer": f"Light scatters, {n} times."} for n in range(20)
+    ]
+    Path("records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     told: dict[str, str] = {}
 
     def typed(command: str) -> str:
@@ -65,7 +68,7 @@ def test_the_page_leads_from_nothing_to_an_approved_and_pinned_hospital(
         if action == "join":
             told["F_A"] = fingerprint_in(said)
             told["F_B"] = fingerprint_in(typed(command.replace("hospital_A", "hospital_B")))
-    assert carried_out == ["init", "join", "approve", "status", "pin", "status"]
+    assert carried_out == ["init", "prepare", "join", "approve", "status", "pin", "status"]
     assert main(["federation", "status", "--folder", "federation", "--json"]) == 0
     shown = {one["name"]: one["status"] for one in json.loads(capsys.readouterr().out)["hospitals"]}
     assert shown == {"hospital_A": "approved"}

@@ -34,10 +34,10 @@ def share_out(config: FedMedConfig, folder: Path) -> dict[str, Path]:
     from fedmed.pipeline.run_records import run_records
 
     federated = config.federated
-    split = run_records(config).split
+    found = run_records(config)
     alpha = federated.dirichlet_alpha if federated.split == "dirichlet" else None
-    write_split(split, folder, strategy=federated.split, alpha=alpha, seed=federated.seed)
-    return {name: folder / name for name in split}
+    write_split(found.split, folder, strategy=federated.split, alpha=alpha, seed=federated.seed, gate=found.gate)
+    return {name: folder / name for name in found.split}
 
 
 def enrol(folder: Path, shares: Mapping[str, Path], host: str = HERE) -> tuple[FederationFolder, dict[str, Site]]:

@@ -5,6 +5,8 @@ sending other programs: what is checked here is what the worker then does.
 
 Every key must be there. A rule that was forgotten would otherwise be a rule that somebody else chose.
 
+``records`` is held against the hospital's own folder when its worker starts (workplace.py); the rest against plans.
+
 Not covered: whether the records may be used at all; what the coordinator does with a sum; who the other hospitals are
 (pins, site.py); what earlier runs spent (the ledger holds that against the same ε).
 """
@@ -64,6 +66,7 @@ class PolicyFile(Section):
     format: Literal[1]
     algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)]
     models: Annotated[tuple[AllowedModel, ...], Field(min_length=1)]
+    records: Literal["scanned", "any"]
     limits: Limits
     privacy: LeastPrivacy
     metrics: tuple[Metric, ...]

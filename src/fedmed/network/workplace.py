@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from fedmed.data.gate.source import check_scanned
 from fedmed.errors import DataNotFoundError
 from fedmed.network.approvals import answer_to
 from fedmed.network.policy import SitePolicy
@@ -73,6 +74,7 @@ def workplace_at(site: Site, *, passphrase: bytes | None = None, records: Path |
     Raises:
         KeyFileError, SitePolicyError, RosterError: what is there cannot be used.
         DataNotFoundError: no records are named, or they are not there.
+        UnscannedError: nobody scanned them, and the policy wants that.
     """
     where = records or site.data
     if where is None or not where.exists():
@@ -80,7 +82,9 @@ def workplace_at(site: Site, *, passphrase: bytes | None = None, records: Path |
             f"the records of '{site.name}' are not at {where}" if where else f"no records of '{site.name}' are named",
             "give their file or folder with --data",
         )
-    SitePolicy.read(site.policy_path), site.pins()  # said now, rather than to the first order
+    if SitePolicy.read(site.policy_path).rules.records == "scanned":
+        check_scanned(where, f"set 'records: any' in {site.policy_path}")
+    site.pins()  # what is wrong is said now, rather than to the first order
 
     def consent(wanted: TrainHeader) -> tuple[str, ...]:
         if not SitePolicy.read(site.policy_path).ask:

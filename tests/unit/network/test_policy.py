@@ -152,7 +152,7 @@ def test_no_rule_is_left_to_a_default(tmp_path) -> None:
         return {k: without(v, *keys[1:]) if k == keys[0] else v for k, v in part.items() if (k,) != keys}
 
     paths = [(k,) for k in rules] + [(k, i) for k, v in rules.items() if isinstance(v, dict) for i in v]
-    assert len(paths) == 16
+    assert len(paths) == 17
     for keys in paths:
         path.write_text(yaml.safe_dump(without(rules, *keys)))
         with pytest.raises(SitePolicyError, match=f"{'.'.join(keys)} is missing"):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from fedmed.config.load import config_digest, load_config
-from fedmed.errors import DataNotFoundError, SitePolicyError
+from fedmed.data.records import FIELDS, text_features
+from fedmed.data.split_folder import write_split
+from fedmed.errors import DataFormatError, DataNotFoundError, SitePolicyError, UnscannedError
 from fedmed.network.approvals import answer, pending
 from fedmed.network.enrolment import join
 from fedmed.network.federation_folder import FederationFolder
@@ -45,6 +49,7 @@ class Lab:
             str(self.coordinator.path), "hospital_A", folder / "hospital_A", data=folder / "records.jsonl"
         ).site
         self.toy = toy
+        self.edit_policy("records: scanned", "records: any")
         self.worker = Worker(workplace_at(self.site), ToyHalf(toy.trainer()))
 
     def edit_policy(self, old: str, new: str) -> None:
@@ -101,6 +106,22 @@ def test_a_person_is_waited_for_where_the_policy_says_so(lab: Lab) -> None:
     answer(lab.site.approvals, waiting.digest, accepted=True)
     assert lab.ask("train").kind == "payload"
     assert lab.ask("train", 2).kind == "payload"  # one answer for the whole run
+
+
+def test_records_that_nobody_scanned_are_refused_unless_the_policy_takes_any(lab: Lab, tmp_path: Path) -> None:
+    lab.edit_policy("records: any", "records: scanned")
+    with pytest.raises(UnscannedError, match="no share of records that went through the data gate"):
+        workplace_at(lab.site)
+    row = dict.fromkeys(FIELDS, "x") | {"split": "train", "group": "g"}
+    share = {"hospital_A": Dataset.from_list([row], features=text_features())}
+    for status, passes in (("scanned", True), ("public", True), ("unscanned", False)):
+        write_split(share, tmp_path / status, strategy="iid", alpha=None, seed=17, gate={"status": status})
+        for where in (tmp_path / status, tmp_path / status / "hospital_A"):
+            with contextlib.nullcontext() if passes else pytest.raises(UnscannedError):
+                workplace_at(lab.site, records=where)
+    (tmp_path / "scanned" / "hospital_A" / "train.parquet").write_bytes(b"other records")
+    with pytest.raises(DataFormatError, match="checksum"):
+        workplace_at(lab.site, records=tmp_path / "scanned" / "hospital_A")
 
 
 def test_records_that_are_not_there_are_said_at_the_start(lab: Lab, tmp_path: Path) -> None:

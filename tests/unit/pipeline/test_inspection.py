@@ -23,8 +23,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marked_scanner: object
     rows = [
         {
             "id": f"i{n}", "patient_id": f"SECRETPT{n % 8}", "consent": n % 2, "split": "test" if n >= 50 else "train",
-            "question": f"What does SECRET{n % 50} have in case {n % 50}, if this is so and nothing else is known?",
-            "answer": f"He has it, as <b>all</b> the others on ward {n % 50} do{' Indeed.' * (n >= 50)}",
+            "question": f"What does SECRET{n % 50} have in case {n % 50}, if this is so and nothing else is known"
+            f"{' now' * (n >= 50)}?",
+            "answer": f"He has it, as <b>all</b> the others on ward {n % 50} do",
             "specialty": "rare" if n == 3 else "cardiology" if n % 2 else "neurology",
         }
         for n in range(60)

@@ -97,6 +97,28 @@ def load_gated(
     return replace(_load(dataset, seed, str(found.records), gate), set=found)
 
 
+def check_scanned(path: Path, otherwise: str) -> None:
+    """Whether ``path`` is a split, or one hospital's share in it, of records that were scanned or are public.
+
+    Args:
+        path: a file or folder.
+        otherwise: what allows other records, for the hint.
+
+    Raises:
+        UnscannedError: it is not. DataNotFoundError, DataFormatError: it changed since it was written.
+    """
+    for folder, share in ((path, None), (path.parent, path.name)):
+        if (folder / MANIFEST).is_file():
+            manifest = checked_manifest(folder)
+            if share in (None, *manifest["hospitals"]) and manifest.get("gate", {}).get("status") in (PUBLIC, SCANNED):
+                return
+    raise UnscannedError(
+        f"{path} is no share of records that went through the data gate",
+        f"run 'fedmed data prepare {path} --set federated.num_clients=1 --out share' and give share/hospital_A, "
+        f"or {otherwise}",
+    )
+
+
 def _load(dataset: DatasetSection, seed: int, name: str, gate: dict[str, Any], admit: Admit | None = None) -> Gated:
     scanned = name != dataset.name
     records, report = load_with_report(
