@@ -54,6 +54,7 @@ FedMedError                     1
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class FedMedError(Exception):
@@ -70,6 +71,16 @@ class FedMedError(Exception):
         self.what = what
         self.hint = hint
         super().__init__(f"{what}: {hint}" if hint else what)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From a worker process an error arrives as it was, whatever its class is made from."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[FedMedError], args: tuple[Any, ...], values: dict[str, Any]) -> FedMedError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(values)
+    return error
 
 
 class ConfigError(FedMedError):

@@ -39,6 +39,7 @@ def words(*settings: str) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
+UNSCANNED = words("training.dataset.gate.unscanned=true")
 TINY = words(
     "model.name=builtin:tiny-llama",
     "model.generation.max_new_tokens=4",
@@ -277,7 +278,10 @@ CASES = [
         ("no column 'ask'", "it has answer, question, specialty"),
     ),
     Case("bad file for inspect", ["data", "inspect", "bad/half.jsonl"], errors.DataFormatError, ("line 20", "again")),
-    Case("bad file for train", ["train", "bad/half.jsonl", "--out", "fresh"], errors.DataFormatError, ("20", "again")),
+    Case(
+        "bad file for train", ["train", "bad/half.jsonl", "--out", "fresh", *UNSCANNED], errors.DataFormatError,
+        ("20", "again"),
+    ),
     # the split
     Case(
         "a hospital that draws no records", run("federated.split=dirichlet", "federated.dirichlet_alpha=0.01"),
@@ -295,7 +299,7 @@ CASES = [
     Case("only over-long records", data("bad/all_long.jsonl"), errors.EmptyDataError, ("hospital_A", "max_length")),
     Case(
         "training alone on over-long records",
-        ["train", "bad/all_long.jsonl", "--out", "fresh", "--set", "model.name=builtin:tiny-llama"],
+        ["train", "bad/all_long.jsonl", "--out", "fresh", "--set", "model.name=builtin:tiny-llama", *UNSCANNED],
         errors.EmptyDataError, ("over-long", "model.max_length"),
     ),
     Case(

@@ -42,7 +42,8 @@ TINY = [
     "training.gradient_accumulation_steps=1", "training.learning_rate=0.01",
     "training.evaluation.max_records_per_hospital=3", "training.evaluation.multiple_choice_items=0",
     "training.evaluation.generated_answers=0", "training.evaluation.few_shot=0",
-    "training.evaluation.sample_answers=0", "federated.num_clients=2", "federated.rounds=3",
+    "training.evaluation.sample_answers=0", "training.dataset.gate.unscanned=true",
+    "federated.num_clients=2", "federated.rounds=3",
 ]  # fmt: skip
 NOISE = ("privacy.example.epsilon=8.0", "federated.min_replies=1")
 

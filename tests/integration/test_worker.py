@@ -55,7 +55,8 @@ TINY = [
     "training.threads=1", "training.engine=single",
     "training.evaluation.max_records_per_hospital=2", "training.evaluation.multiple_choice_items=0",
     "training.evaluation.generated_answers=0", "training.evaluation.few_shot=0",
-    "training.evaluation.sample_answers=0", "federated.num_clients=2", "federated.rounds=2",
+    "training.evaluation.sample_answers=0", "training.dataset.gate.unscanned=true",
+    "federated.num_clients=2", "federated.rounds=2",
 ]  # fmt: skip
 HOSPITALS = ("hospital_A", "hospital_B")
 COORDINATOR = Identity.generate(random.Random("coordinator").randbytes)

@@ -1,5 +1,6 @@
 """The error tree is what its documentation says, and every message is one line."""
 
+import copy
 import inspect
 import re
 from collections.abc import Iterator
@@ -67,6 +68,13 @@ def test_a_message_is_one_line_and_ends_with_the_next_step(error: type[FedMedErr
     assert raised.hint
     assert str(raised).endswith(raised.hint)
     assert not str(raised).endswith(".")
+
+
+@pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
+def test_an_error_can_be_handed_from_process_to_process(error: type[FedMedError]) -> None:
+    raised = make(error)
+    arrived = copy.copy(raised)
+    assert (type(arrived), str(arrived), arrived.__dict__) == (error, str(raised), raised.__dict__)
 
 
 def test_a_missing_extra_names_the_command_that_installs_it() -> None:

@@ -9,7 +9,7 @@ Shapes, first match wins (names are compared without case):
 - ``instruction``, perhaps ``input``, and ``output``/``response``: instruction and input are joined by a line break
 - ``Patient``/``Doctor``, perhaps ``Description`` (used where Patient is empty)
 - pairs: see ``PAIRS``
-- notes: none of these, and a column of ``NOTES``; the note is the answer, and there is no question
+- notes: none of these, no column that asks, and a column of ``NOTES``; the note is the answer, and there is no question
 
 Not covered: later turns of a chat, system messages, options that are images.
 """
@@ -46,6 +46,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "patient": ("patient_id", "subject_id", "person_id", "mrn", "patient"),
     "consent": ("consent", "consented", "research_consent"),
 }
+_ASKING = {"question", "prompt", "query", "instruction", "input"}
 _NOTE_ALIASES = {"id": ("id", "note_id", "row_id"), "kind": ("kind", "note_type", "category")}
 _PATIENT_AND_DOCTOR = "patient/doctor"
 _SPLITS = {"train": "train", "test": "test", "validation": "test", "valid": "test", "val": "test", "dev": "test"}
@@ -154,6 +155,8 @@ def _shape(names: set[str], *, both_mapped: bool) -> tuple[str, Reader] | None:
     for question, answer in PAIRS:
         if {question, answer} <= names:
             return f"{question}/{answer}", _pair(question, answer)
+    if names & _ASKING:  # pairs whose names are not known yet are to be mapped, not taken for notes
+        return None
     return next((_note(column) for column in NOTES if column in names), None)
 
 

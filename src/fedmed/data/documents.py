@@ -74,7 +74,8 @@ def documents(source: SourceFile) -> Iterator[Document]:
         if _is_fhir(record):
             yield from (Document(note, place, is_note=True) for note in _fhir_notes(record, place))
         else:
-            assert source.schema is not None
+            if source.schema is None:
+                raise DataFormatError(f"{place} was not there a moment ago", "run again once the export lies still")
             yield Document(source.schema.read(record.values, place), place, source.schema.name == NOTE)
 
 

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from html.parser import HTMLParser
 from typing import Any
 
 from fedmed.data.columns import NOTE, Raw
-from fedmed.data.values import BadValueError
+from fedmed.data.values import BadValueError, text
 
 NOTES = ("DocumentReference", "DiagnosticReport")
 _WITHDRAWN = frozenset({"entered-in-error", "superseded", "cancelled"})
+_REFERENCE = re.compile(r"(?:.*/)?Patient/([^/]+)(?:/_history/[^/]+)?/?|urn:(?:uuid|oid):(.+)")
 _BREAKS = frozenset({"p", "div", "br", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "table", "section"})
 
 
@@ -40,14 +42,14 @@ def note(resource: Mapping[str, Any]) -> Raw | None:
         BadValueError: an attachment is no base64, or not text in the encoding it names.
     """
     kind = resource.get("resourceType")
-    if kind not in NOTES or {resource.get("status"), resource.get("docStatus")} & _WITHDRAWN:
+    if kind not in NOTES or {_text(resource.get("status")), _text(resource.get("docStatus"))} & _WITHDRAWN:
         return None
     if kind == "DocumentReference":
         attachments = [content.get("attachment") for content in _list(resource.get("content"))]
     else:
         attachments = list(_list(resource.get("presentedForm")))
     texts = [_attached(attachment) for attachment in attachments if isinstance(attachment, Mapping)]
-    body = "\n\n".join(text for text in texts if text)
+    body = "\n\n".join(filter(None, texts))
     if not body and kind == "DiagnosticReport":
         narrative = resource.get("text")
         div = narrative.get("div") if isinstance(narrative, Mapping) else None
@@ -61,8 +63,9 @@ def note(resource: Mapping[str, Any]) -> Raw | None:
 
 
 def reference_id(reference: str) -> str:
-    """``Patient/12``, ``https://a.example/fhir/Patient/12`` and ``urn:uuid:12`` -> ``12``."""
-    return reference.strip().rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    """``Patient/12``, ``https://a.example/fhir/Patient/12/_history/3`` and ``urn:uuid:12`` -> ``12``; else as it is."""
+    found = _REFERENCE.fullmatch(reference.strip())
+    return found[1] or found[2] if found else reference.strip()
 
 
 def _attached(attachment: Mapping[str, Any]) -> str:
@@ -75,10 +78,10 @@ def _attached(attachment: Mapping[str, Any]) -> str:
         raise BadValueError("an attachment's data is not base64") from None
     charset = kind.partition("charset=")[2].partition(";")[0].strip(' "') or "utf-8"
     try:
-        text = raw.decode(charset)
+        decoded = raw.decode(charset)
     except (UnicodeDecodeError, LookupError):
         raise BadValueError("an attachment is not text in the encoding it names") from None
-    return _without_tags(text) if "html" in kind else text.strip()
+    return _without_tags(decoded) if "html" in kind else decoded.strip()
 
 
 def _reference(value: object) -> str:
@@ -93,7 +96,7 @@ def _concept(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    return value.strip() if isinstance(value, str) else ""
+    return text(value, "the resource") if isinstance(value, str) else ""
 
 
 def _list(value: object) -> Iterator[Mapping[str, Any]]:

@@ -61,7 +61,7 @@ class Inspection:
     hospitals: dict[str, dict[str, Any]]  # name -> train, test, label_skew, by_specialty
     hospitals_basis: str  # where the shares come from, or why there are none
     small_cells: list[dict[str, Any]]  # what, name, records
-    patients: dict[str, int] | None = None  # patients, most_records; None: the source names none
+    patients: dict[str, int] | None = None  # patients, most_documents; None: the source names none
     consent: dict[str, int] | None = None  # yes, no, unknown -> documents; None: the source does not say
     identifiers: dict[str, Any] | None = None  # phi_report, or why there is none
 

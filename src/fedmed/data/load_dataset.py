@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from fedmed.data import hub
 from fedmed.data.clean import Counts, LoadReport, clean
-from fedmed.data.columns import Raw, recognise
+from fedmed.data.columns import NOTE, Raw, recognise
 from fedmed.data.documents import Document, documents, source_files
 from fedmed.data.hpo import hpo_records
 from fedmed.data.read_files import SUFFIXES, Located, suffix_of
 from fedmed.data.records import hold_out, take, to_dataset
+from fedmed.data.values import REFUSING
 from fedmed.errors import ConfigError, DataNotFoundError, EmptyDataError
 from fedmed.types import QARecord
 
@@ -104,6 +105,8 @@ def load_with_report(
 def local_records(path: Path, columns: Mapping[str, str] | None = None) -> list[QARecord]:
     """All usable records of a file or folder in their order: one hospital's share, of which nothing is drawn or moved.
 
+    Where the source has a column of consent, only records that say yes.
+
     Args:
         path: a file, or a folder such as ``write_split`` makes for a hospital.
         columns: our column -> theirs, for names that ``columns.py`` does not know.
@@ -114,10 +117,14 @@ def local_records(path: Path, columns: Mapping[str, str] | None = None) -> list[
     Raises:
         DataNotFoundError, DataFormatError, EmptyDataError: as ``load_with_report``.
     """
-    records, _ = clean(_local(path, columns))
+    records, _ = clean(_local(path, columns, _consented))
     if not records:
         raise EmptyDataError(f"{path} holds no usable record", "check that questions and answers are in its columns")
     return records
+
+
+def _consented(document: Document) -> Document | None:
+    return None if document.raw.consent in REFUSING else document
 
 
 def _usable_records(
@@ -159,4 +166,5 @@ def _raw(
 ) -> Iterator[Raw]:
     schema = recognise(names, columns, where)
     for record in records:
-        yield schema.read(record.values, f"{where} {place} {record.line}")
+        at = f"{where} {place} {record.line}"
+        yield from Document(schema.read(record.values, at), at, schema.name == NOTE).records()

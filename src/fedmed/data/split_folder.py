@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedmed.data.read_files import data_files
 from fedmed.data.records import FIELDS, text_features
 from fedmed.errors import DataFormatError, DataNotFoundError, OutputNotWritableError
 from fedmed.utils.extras import require
-from fedmed.utils.files import clear_write_errors, folder_atomic, sha256_file, write_json
+from fedmed.utils.files import check_writable, clear_write_errors, folder_atomic, sha256_file, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -122,13 +123,29 @@ def read_manifest(out_dir: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
+def is_split(folder: Path) -> bool:
+    """Whether a folder is a split; other programs, as FHIR's bulk export, write a ``manifest.json`` too."""
+    try:
+        read_manifest(folder)
+    except (DataNotFoundError, DataFormatError, OSError):
+        return False
+    return True
+
+
 def checked_manifest(out_dir: Path) -> dict[str, Any]:
-    """The manifest of a split whose files have the checksums that it states.
+    """The manifest of a split that holds the files which it lists, with their checksums, and no others.
 
     Raises:
-        DataNotFoundError, DataFormatError: as ``read_split``.
+        DataNotFoundError, DataFormatError: as ``read_split``; a data file that no hospital's share lists.
     """
     manifest = read_manifest(out_dir)
+    listed = {out_dir / name / file for name, share in manifest["hospitals"].items() for file in share["files"]}
+    for file in data_files(out_dir):
+        if file not in listed:
+            raise DataFormatError(
+                f"{file} is no part of the split in {out_dir}",
+                "remove it; new records go through 'fedmed data prepare'",
+            )
     for name, share in manifest["hospitals"].items():
         for file_name, stated in share["files"].items():
             _check_file(out_dir / name / file_name, stated["sha256"])
@@ -181,9 +198,10 @@ def check_out(out_dir: Path) -> list[Path]:
     """Whether a split may be written there; gives files such as ``.gitkeep``, which outlive a replaced split.
 
     Raises:
-        OutputNotWritableError: ``out_dir`` holds something else, which replacing it would destroy.
+        OutputNotWritableError: it cannot be made, or holds something else, which replacing it would destroy.
     """
     if not out_dir.exists():
+        check_writable(out_dir)
         return []
     if not out_dir.is_dir():
         raise OutputNotWritableError(f"{out_dir} is a file, not a folder", "choose another folder with --out")

@@ -20,10 +20,14 @@ def text(value: object, column: str, *, numbers: bool = False) -> str:
             raise BadValueError(f"'{column}' holds half a surrogate pair, which is no character")
         return value.strip()
     if numbers and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
+        if value != value:  # NaN: how tables write an absent number
+            return ""
+        return str(int(value)) if float(value).is_integer() else str(value)  # nullable columns turn 4711 into 4711.0
     raise BadValueError(f"'{column}' is {type(value).__name__}, not text")
 
 
+REFUSING = frozenset({"no", "unknown"})
+"""What ``yes_or_no`` may say of consent that was not given; an empty text says that nobody was asked."""
 _YES = frozenset({"yes", "y", "true", "1", "given", "granted"})
 _NO = frozenset({"no", "n", "false", "0", "refused", "withdrawn", "denied"})
 

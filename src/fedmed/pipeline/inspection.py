@@ -17,7 +17,7 @@ from fedmed.data.gate.scan import OpenScanner
 from fedmed.data.gate.scan_sample import sample_report
 from fedmed.data.inspect import SMALL_CELL, Inspection, inspect_dataset
 from fedmed.data.load_dataset import load_with_report
-from fedmed.data.split_folder import MANIFEST, read_split
+from fedmed.data.split_folder import is_split, read_split
 from fedmed.errors import SplitError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def inspect_source(config: FedMedConfig, name: str, *, scan: int, scanner: OpenS
 
 
 def _hospitals(dataset: Dataset, config: FedMedConfig, path: Path) -> tuple[dict[str, Dataset] | None, str]:
-    if path.is_dir() and (path / MANIFEST).is_file():
+    if is_split(path):
         return read_split(path), "the split in this folder"
     federated = config.federated
     try:

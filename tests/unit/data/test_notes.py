@@ -106,6 +106,21 @@ def test_a_bundle_is_opened() -> None:
     assert [one["id"] for one in fhir.resources(bundle)] == ["d1"]
 
 
-@pytest.mark.parametrize("given", ["77", "Patient/77", "https://a.example/fhir/Patient/77", "urn:uuid:77", " 77 "])
+@pytest.mark.parametrize(
+    "given",
+    ["77", "Patient/77", "https://a.example/fhir/Patient/77", "Patient/77/_history/3", "urn:uuid:77", " 77 "],
+)
 def test_every_way_to_point_at_a_patient_is_one(given: str) -> None:
     assert fhir.reference_id(given) == "77"
+
+
+@pytest.mark.parametrize("given", ["2023/0012", "A:12", "ward 3/12"])
+def test_an_id_of_a_table_stays_as_it_is(given: str) -> None:
+    """Else two patients, ``2023/0012`` and ``2024/0012``, would be one."""
+    assert fhir.reference_id(given) == given
+
+
+def test_half_a_surrogate_pair_and_a_status_that_is_no_text_are_complaints_and_no_crash() -> None:
+    with pytest.raises(BadValueError, match="surrogate"):
+        fhir.note({"resourceType": "DiagnosticReport", "conclusion": "\ud83d"})
+    assert fhir.note({"resourceType": "DiagnosticReport", "conclusion": "x", "status": ["final"]}) is not None

@@ -10,18 +10,19 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from fedmed import __version__
 from fedmed.config.schema import GateSection
-from fedmed.data.documents import SourceFile, digest, documents, source_files
+from fedmed.data.documents import Document, SourceFile, digest, documents, source_files
 from fedmed.data.gate.admission import Admission, Admitted
 from fedmed.data.gate.forgotten import read_tombstones
 from fedmed.data.gate.keys import HospitalKey
@@ -38,11 +39,12 @@ from fedmed.data.gate.sets import (
     set_name,
     sets_folder,
 )  # fmt: skip
-from fedmed.errors import EmptyDataError, RunError
+from fedmed.errors import DataFormatError, EmptyDataError, FedMedError, RunError
 from fedmed.utils.console import Step, track
 from fedmed.utils.files import clear_write_errors, folder_lock, private_folder, sha256_file, write_json
 
 CHUNK = 32
+PROGRESS = "progress.json"
 _MARKS_EVERY = 8
 _WORTH_A_PROCESS = 400
 """Documents a worker must have before it, as it takes seconds to begin."""
@@ -85,7 +87,7 @@ def build_set(
 
     Raises:
         What reading raises; MissingExtraError, ModelNotFoundError; RunBusyError: another process uses the gate.
-        EmptyDataError: there is no document.
+        EmptyDataError: there is no document. DataFormatError: the source changed meanwhile.
     """
     folder = private_folder(Path(gate.folder))
     with folder_lock(folder):
@@ -93,18 +95,39 @@ def build_set(
         whole = sets_folder(folder) / name
         private_folder(sets_folder(folder))
         if not whole.is_dir():
+            _remove_unfinished(folder, str(path.resolve()), partial_folder(folder, name))
             files = list(source_files(path, columns or None))
             total = sum(file.documents for file in files)
             if not total:
                 raise EmptyDataError(f"{path} holds no document", "give a file with records or notes")
             admission = Admission(key, read_tombstones(folder))
             settings = scan_settings(gate, key)
-            work = _Work(partial_folder(folder, name), files, admission, settings, scanner or open_scanner)
+            work = _Work(partial_folder(folder, name), path, files, admission, settings, scanner or open_scanner)
             work.carry_out(total, _workers(workers, total))
+            if set_name(path, columns, gate, key) != name:
+                raise DataFormatError(
+                    f"{path} changed while it was scanned", "run again once the export is finished and lies still"
+                )
             work.finish(whole, _described(path, gate, files, admission, work.done, total))
         made = read_set(whole)
         remove_older(folder, made)
         return made
+
+
+def _remove_unfinished(folder: Path, source: str, kept: Path) -> None:
+    """Remove stopped scans of what this source was before: nobody goes on with them, and they hold text."""
+    for partial in sets_folder(folder).glob(".*.partial"):
+        if partial != kept and _progress(partial).get("source", source) == source:
+            with clear_write_errors(partial):
+                shutil.rmtree(partial)
+
+
+def _progress(partial: Path) -> dict[str, Any]:
+    """How far an unfinished scan came; empty: it must begin anew."""
+    try:
+        return dict(json.loads((partial / PROGRESS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _workers(asked: int | None, total: int) -> int:
@@ -135,9 +158,10 @@ class _Work:
     """Scans what is left of a source into a partial folder."""
 
     def __init__(
-        self, folder: Path, files: list[SourceFile], admission: Admission, settings: ScanSettings, scanner: OpenScanner
-    ) -> None:
-        self.folder = private_folder(folder)
+        self, folder: Path, source: Path, files: list[SourceFile], admission: Admission, settings: ScanSettings,
+        scanner: OpenScanner,
+    ) -> None:  # fmt: skip
+        self.folder, self.source = private_folder(folder), str(source.resolve())
         self.files, self.admission, self.settings, self.scanner = files, admission, settings, scanner
         self.begun, self.done = self._resumed()
 
@@ -145,12 +169,12 @@ class _Work:
         """How many documents an earlier start got through, and its counts; its half-written lines are cut off."""
         done, paths = Outcome(), [self.folder / RECORDS, self.folder / QUARANTINE]
         try:
-            kept = json.loads((self.folder / "progress.json").read_text(encoding="utf-8"))
+            kept = _progress(self.folder)
             done.counts, done.types, done.reasons = (Counter(kept[name]) for name in ("counts", "types", "reasons"))
             begun, sizes = int(kept["documents"]), kept["sizes"]
             if any(path.stat().st_size < size for path, size in zip(paths, sizes, strict=True)):
                 raise ValueError
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
             begun, sizes, done = 0, [0, 0], Outcome()
         for path, size in zip(paths, sizes, strict=True):
             with clear_write_errors(path):
@@ -163,6 +187,7 @@ class _Work:
             stack.enter_context(clear_write_errors(self.folder))
             out = [stack.enter_context(open(self.folder / name, "ab")) for name in (RECORDS, QUARANTINE)]
             step = stack.enter_context(track("scanning", total))
+            self._mark(self.begun, out)  # from here on it is known whose unfinished work this is
             step(self.begun, set_aside=self.done.counts["quarantined"])
             chunks = self._chunks()
             if workers == 1:
@@ -182,6 +207,7 @@ class _Work:
         for file in self.files:
             for document in documents(file):
                 number += 1
+                document = _with_source(document, file.label)
                 admitted = self.admission.admit(document)  # also those that are done: refusals are counted anew
                 if admitted is not None and number > self.begun:
                     held.append(admitted)
@@ -205,8 +231,8 @@ class _Work:
             file.flush()
             os.fsync(file.fileno())
         counts = {name: getattr(self.done, name) for name in ("counts", "types", "reasons")}
-        progress = {"documents": end, "sizes": [file.tell() for file in out], **counts}
-        write_json(self.folder / "progress.json", progress, private=True)
+        progress = {"source": self.source, "documents": end, "sizes": [file.tell() for file in out], **counts}
+        write_json(self.folder / PROGRESS, progress, private=True)
 
     def _in_processes(self, chunks: Iterator[Chunk], workers: int, take: Callable[[int, Outcome], None]) -> None:
         # Fresh processes, not forks: a fork of a process with threads can hang.
@@ -236,18 +262,29 @@ class _Work:
         described["records_sha256"] = sha256_file(self.folder / RECORDS)
         write_json(self.folder / GATE, described, private=True)
         with clear_write_errors(whole):
-            (self.folder / "progress.json").unlink()
+            (self.folder / PROGRESS).unlink()
             os.replace(self.folder, whole)
 
 
-_worker: DocumentScan | None = None
+def _with_source(document: Document, label: str) -> Document:
+    """A record that names no source comes from its file, as without a gate."""
+    return document if document.raw.source else replace(document, raw=replace(document.raw, source=label))
+
+
+_worker: DocumentScan | FedMedError | None = None
 
 
 def _start_worker(settings: ScanSettings, scanner: OpenScanner) -> None:
+    """Raising here would break the pool without a word of why, so ``_scan`` says it."""
     global _worker
-    _worker = DocumentScan(settings, scanner(settings))
+    try:
+        _worker = DocumentScan(settings, scanner(settings))
+    except FedMedError as error:
+        _worker = error
 
 
 def _scan(admitted: tuple[Admitted, ...]) -> Outcome:
     assert _worker is not None
+    if isinstance(_worker, FedMedError):
+        raise _worker
     return _worker.scan(admitted)

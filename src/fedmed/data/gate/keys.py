@@ -20,6 +20,7 @@ from fedmed.errors import HospitalKeyError
 from fedmed.utils.files import private_folder, write_atomic
 
 KEY_FILE = "key"
+_STANDING = ("sets", "forgotten.json", "lineage")
 _BYTES = 32
 _NAME = re.compile(r"[prcg]-[0-9a-f]{32}")
 _NAMES = re.compile(r"[prcg]-[0-9a-f]{32}(?![0-9a-f])")
@@ -72,6 +73,11 @@ def keyed(name: str) -> str:
     return found.group() if found else ""
 
 
+def is_used(folder: Path) -> bool:
+    """Whether a gate's folder has a key, or something that stands on one."""
+    return any((folder / name).exists() for name in (KEY_FILE, *_STANDING))
+
+
 def open_key(folder: Path, *, create: bool = True) -> HospitalKey:
     """The key in a gate's folder.
 
@@ -84,7 +90,7 @@ def open_key(folder: Path, *, create: bool = True) -> HospitalKey:
     """
     file = folder / KEY_FILE
     if not file.exists():
-        stands = [name for name in ("sets", "forgotten.json", "lineage") if (folder / name).exists()]
+        stands = [name for name in _STANDING if (folder / name).exists()]
         if stands or not create:
             what = f"{folder / stands[0]} stands on it" if stands else "nothing has been prepared here"
             raise HospitalKeyError(

@@ -4,11 +4,13 @@
     sets/<name>/quarantine.jsonl   what may not: as it came, for people of the hospital to look at
     sets/<name>/gate.json          counts; no text
 
-``name`` is a digest of the source's content, the policy and the key, so a set never stands for an export that changed.
+``name`` is a digest of the source's content, the rules, the policy and the key, so a set never stands for an export
+that changed, or for rules that were not there yet.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmed.config.schema import GateSection
+from fedmed.data.deidentify import lexicon
 from fedmed.data.documents import digest
 from fedmed.data.gate.keys import HospitalKey
 from fedmed.errors import DataFormatError
@@ -50,11 +53,25 @@ class GateSet:
 
 def set_name(path: Path, columns: Mapping[str, str], gate: GateSection, key: HospitalKey) -> str:
     """The name of the set that this source makes under this policy."""
+    model = _content(Path(gate.ner_model).expanduser()) if gate.ner_model else ""
     made_of = [
-        LAYOUT, digest(path), sorted(columns.items()), key.fingerprint,
-        gate.operator, gate.min_score, gate.max_risk, gate.ner_model,
+        LAYOUT, digest(path), sorted(columns.items()), key.fingerprint, _rules(), lexicon.sources(),
+        gate.operator, gate.min_score, gate.max_risk, gate.ner_model, model,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]
+
+
+@functools.cache
+def _rules() -> str:
+    """Digest of the rules: records that older ones let through are scanned again."""
+    return _content(Path(lexicon.__file__).parent)
+
+
+def _content(folder: Path) -> str:
+    """Digest of all files below a folder; a folder that is not there is for whoever opens it to complain of."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix != ".pyc")
+    named = "".join(f"{file.relative_to(folder)} {sha256_file(file)}\n" for file in files)
+    return hashlib.sha256(named.encode()).hexdigest()
 
 
 def sets_folder(gate_folder: Path) -> Path:

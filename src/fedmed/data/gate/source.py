@@ -19,11 +19,11 @@ from fedmed.data.documents import Document
 from fedmed.data.gate.admission import FORGOTTEN, NO_CONSENT, Admission
 from fedmed.data.gate.build import build_set
 from fedmed.data.gate.forgotten import read_tombstones
-from fedmed.data.gate.keys import keyed, open_key
+from fedmed.data.gate.keys import is_used, keyed, open_key
 from fedmed.data.gate.scan import OpenScanner
 from fedmed.data.gate.sets import GateSet, read_set, set_name, sets_folder
 from fedmed.data.load_dataset import EMBEDDED, Admit, load_with_report
-from fedmed.data.split_folder import MANIFEST, checked_manifest
+from fedmed.data.split_folder import checked_manifest, is_split
 from fedmed.errors import EmptyDataError, UnscannedError
 
 if TYPE_CHECKING:
@@ -72,16 +72,23 @@ def load_gated(
     path = Path(dataset.name).expanduser()
     if dataset.name == EMBEDDED or not dataset.name or not path.exists():
         return _load(dataset, seed, dataset.name, {"status": PUBLIC})
-    if path.is_dir() and (path / MANIFEST).is_file() and (stated := checked_manifest(path).get("gate")):
+    if is_split(path) and (stated := checked_manifest(path).get("gate")):
+        if stated["status"] == UNSCANNED and not dataset.gate.unscanned:
+            raise UnscannedError(
+                f"{dataset.name} was shared out from records that nobody scanned",
+                "run 'fedmed data prepare' on them, or set training.dataset.gate.unscanned=true",
+            )
         return _load_split(dataset, seed, stated)
     if dataset.gate.unscanned:
         return _load_unscanned(dataset, seed)
-    folder, key = Path(dataset.gate.folder), open_key(Path(dataset.gate.folder))
+    folder = Path(dataset.gate.folder)
     if build:
-        found = build_set(path, dataset.columns, dataset.gate, key, workers=workers, scanner=scanner)
+        found = build_set(path, dataset.columns, dataset.gate, open_key(folder), workers=workers, scanner=scanner)
     else:
-        place = sets_folder(folder) / set_name(path, dataset.columns, dataset.gate, key)
-        if not place.is_dir():
+        place = None
+        if is_used(folder):  # no key is made by asking
+            place = sets_folder(folder) / set_name(path, dataset.columns, dataset.gate, open_key(folder, create=False))
+        if place is None or not place.is_dir():
             raise UnscannedError(
                 f"{dataset.name} has not been through the data gate as it is now and with these settings",
                 f"run 'fedmed data prepare {dataset.name}' first, or set training.dataset.gate.unscanned=true",
@@ -94,7 +101,7 @@ def load_gated(
             f"{sum(gate['refused'].values())} refused, {sum(gate['left_out'].values())} left out)",
             f"look at {found.quarantine}" if gate["quarantined"] else "check the columns, and consent",
         )
-    return replace(_load(dataset, seed, str(found.records), gate), set=found)
+    return replace(_without_forgotten(dataset, seed, str(found.records), gate), set=found)
 
 
 def check_scanned(path: Path, otherwise: str) -> None:
@@ -108,7 +115,7 @@ def check_scanned(path: Path, otherwise: str) -> None:
         UnscannedError: it is not. DataNotFoundError, DataFormatError: it changed since it was written.
     """
     for folder, share in ((path, None), (path.parent, path.name)):
-        if (folder / MANIFEST).is_file():
+        if is_split(folder):
             manifest = checked_manifest(folder)
             if share in (None, *manifest["hospitals"]) and manifest.get("gate", {}).get("status") in (PUBLIC, SCANNED):
                 return
@@ -134,6 +141,11 @@ def _load_split(dataset: DatasetSection, seed: int, gate: dict[str, Any]) -> Gat
     dataset = dataset.model_copy(update={"columns": {}})
     if gate["status"] == PUBLIC:
         return _load(dataset, seed, dataset.name, gate)
+    return _without_forgotten(dataset, seed, dataset.name, gate)
+
+
+def _without_forgotten(dataset: DatasetSection, seed: int, name: str, gate: dict[str, Any]) -> Gated:
+    """Load what was scanned before; tombstones may be newer than that."""
     forgotten = read_tombstones(Path(dataset.gate.folder))
     refused = 0
 
@@ -144,7 +156,9 @@ def _load_split(dataset: DatasetSection, seed: int, gate: dict[str, Any]) -> Gat
             return None
         return document
 
-    loaded = _load(dataset, seed, dataset.name, gate, admit)
+    loaded = _load(dataset, seed, name, gate, admit)
+    if not refused:
+        return loaded
     return replace(loaded, gate=gate | {"refused": gate.get("refused", {}) | {"now_forgotten": refused}})
 
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from fedmed.config.schema import DatasetSection, GateSection
+from fedmed.config.schema import DatasetSection, FederatedSection, GateSection
 from fedmed.data.gate import build
 from fedmed.data.gate.build import build_set
 from fedmed.data.gate.forgotten import add_tombstones
 from fedmed.data.gate.keys import open_key
 from fedmed.data.gate.sets import GateSet
 from fedmed.data.gate.source import load_gated
-from fedmed.errors import DataFormatError, EmptyDataError, UnscannedError
+from fedmed.data.prepare import prepare_split
+from fedmed.errors import DataFormatError, EmptyDataError, MissingExtraError, UnscannedError
 
 pytestmark = pytest.mark.unit
 
@@ -170,3 +171,86 @@ def test_a_gate_that_lets_nothing_pass_says_where_to_look(source: Path, marked_s
     source.write_text(json.dumps({"question": "MAYBE1 MAYBE2", "answer": "MAYBE3 MAYBE4"}) + "\n")
     with pytest.raises(EmptyDataError, match=r"1 set aside.*quarantine\.jsonl"):
         load_gated(section(source), 1, build=True, workers=1)
+
+
+def test_a_tombstone_that_is_newer_than_the_scanned_set_counts(source: Path, marked_scanner: Any) -> None:
+    load_gated(section(source), 1, build=True, workers=1)
+    add_tombstones(Path("data/gate"), [open_key(Path("data/gate")).patient("SECRETPT30")])
+    again = load_gated(section(source), 1)
+    assert again.report.kept == 184
+    assert again.gate["refused"]["now_forgotten"] == 2
+
+
+def test_asking_for_records_that_were_never_scanned_makes_no_key(source: Path) -> None:
+    with pytest.raises(UnscannedError):
+        load_gated(section(source), 1)
+    assert not Path("data/gate").exists()
+
+
+def test_a_source_that_changes_while_it_is_scanned_gives_no_set(source: Path, opened: Any) -> None:
+    def grows(settings: Any) -> Any:
+        with source.open("a") as file:
+            file.write(json.dumps(rows(1)[0]) + "\n")
+        return opened(settings)
+
+    with pytest.raises(DataFormatError, match="changed while it was scanned"):
+        made(source, grows)
+    assert list(Path("data/gate/sets").glob("[!.]*")) == []
+
+
+def test_what_is_left_of_a_stopped_scan_goes_once_its_export_changed(source: Path, opened: Any) -> None:
+    def stops(settings: Any) -> Any:
+        raise KeyboardInterrupt
+
+    other = source.with_name("other.jsonl")
+    other.write_text(json.dumps(rows(1)[0]) + "\n")
+    for path in (source, other):
+        with pytest.raises(KeyboardInterrupt):
+            made(path, stops)
+    assert len(list(Path("data/gate/sets").glob(".*.partial"))) == 2
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows(50)))
+    made(source, opened)
+    (kept,) = Path("data/gate/sets").glob(".*.partial")
+    assert json.loads((kept / "progress.json").read_text())["source"] == str(other)
+
+
+def no_rules(settings: Any) -> Any:
+    raise MissingExtraError("presidio_analyzer", "privacy")
+
+
+def test_a_scanner_that_cannot_be_opened_says_so_from_a_process_of_its_own_too(source: Path) -> None:
+    gate = GateSection()
+    with pytest.raises(MissingExtraError, match="privacy"):
+        build_set(source, {}, gate, open_key(Path(gate.folder)), workers=2, scanner=no_rules)
+
+
+def test_records_keep_the_file_they_come_from_as_their_source(tmp_path: Path, monkeypatch: Any, opened: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("north", "south"):
+        Path("exports").mkdir(exist_ok=True)
+        Path("exports", f"{name}.jsonl").write_text(json.dumps({"question": f"{name}?", "answer": "So."}) + "\n")
+    lines = made(Path("exports"), opened).records.read_text().splitlines()
+    assert [json.loads(line)["source"] for line in lines] == ["north.jsonl", "south.jsonl"]
+
+
+def test_a_split_of_unscanned_records_needs_the_setting_and_holds_no_file_of_somebody_else(
+    source: Path, marked_scanner: Any
+) -> None:
+    federated = FederatedSection(num_clients=2)
+    prepare_split(section(source, unscanned=True), federated, Path("share"))
+    with pytest.raises(UnscannedError, match="shared out from records that nobody scanned"):
+        load_gated(section(Path("share")), 1)
+    assert load_gated(section(Path("share"), unscanned=True), 1).gate["status"] == "unscanned"
+    prepare_split(section(source), federated, Path("clean"), workers=1)
+    assert load_gated(section(Path("clean")), 1).gate["status"] == "scanned"
+    Path("clean/hospital_A/more.jsonl").write_text(json.dumps(rows(1)[0]) + "\n")
+    with pytest.raises(DataFormatError, match="no part of the split"):
+        load_gated(section(Path("clean")), 1)
+
+
+def test_a_folder_with_a_manifest_of_another_program_is_a_source_like_any_other(source: Path, opened: Any) -> None:
+    folder = source.with_name("bulk")
+    folder.mkdir()
+    source.rename(folder / "export.ndjson")
+    (folder / "manifest.json").write_text(json.dumps({"transactionTime": "2026-01-01", "output": []}))
+    assert load_gated(section(folder), 1, build=True, workers=1, scanner=opened).gate["status"] == "scanned"
