@@ -17,7 +17,9 @@ import pytest
 from fedmed.cli.app import main
 from fedmed.config.load import load_config
 from fedmed.data.gate.keys import open_key
+from fedmed.errors import DataError
 from fedmed.pipeline.run_records import note_run, run_records
+from fedmed.utils.files import folder_lock
 
 pytestmark = pytest.mark.integration
 
@@ -123,7 +125,8 @@ def test_a_forgotten_patient_is_nowhere_comes_back_refused_and_the_lineage_names
     }
 
     manifest = prepare("table.jsonl", "data/processed")
-    assert manifest["records"] == 70 - 3
+    assert manifest["records"] == manifest["gate"]["records"] == manifest["gate"]["kept"] == 70 - 3
+    assert (manifest["gate"]["quarantined"], manifest["gate"]["refused"]["forgotten"]) == (9, 4)
     write(hospital.parent / "exports/new.jsonl", [row(n) | {"question": f"Newly put {n}?"} for n in range(8, 40)])
     assert prepare("new.jsonl", "data/new")["gate"]["refused"]["forgotten"] == 4
     anonymous = [{key: value for key, value in row(n).items() if key not in ("id", "patient_id")} for n in range(40)]
@@ -136,7 +139,9 @@ def test_forgetting_can_be_repeated_and_an_unknown_patient_is_refused_in_future(
     hospital: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["data", "forget", "--patient", "patient-0000"]) == 0
+    assert "there was no data gate at" in capsys.readouterr().out
     assert main(["data", "forget", "--patient", "Patient/patient-0000"]) == 0
+    assert "there was no data gate at" not in capsys.readouterr().out
     assert prepare("table.jsonl", "data/processed")["gate"]["refused"]["forgotten"] == 4
     assert main(["data", "forget", "--patient", "patient-0001"]) == 0
     assert main(["data", "forget", "--patient", "patient-0001"]) == 0
@@ -174,6 +179,82 @@ def test_an_unscanned_run_is_in_the_lineage_too(hospital: Path, capsys: pytest.C
     (saw,) = json.loads(capsys.readouterr().out)["saw_them"]
     assert saw["train"] + saw["test"] == 4
     assert not any(WORDS in one["answer"] for own in run_records(config).own.values() for one in own)
+
+
+def test_row_numbers_and_words_that_others_have_too_take_no_other_patient_along(hospital: Path) -> None:
+    for ward in "ab":
+        rows = [row(n) | {"id": n, "patient_id": f"{ward}{n}", "question": f"Ward {ward}, {n}?"} for n in range(30)]
+        rows[7] |= {"question": "Any complaints?", "answer": "None."}
+        write(hospital.parent / f"exports/{ward}.jsonl", rows)
+    left = {ward: prepare(f"{ward}.jsonl", f"data/{ward}")["records"] for ward in "ab"}
+    assert main(["data", "forget", "--patient", "a7"]) == 0
+    assert prepare("a.jsonl", "data/a")["records"] == left["a"] - 1
+    assert prepare("b.jsonl", "data/b")["records"] == left["b"]
+    assert main(["data", "forget", "--record", "8"]) == 0  # of every table
+    assert prepare("b.jsonl", "data/b")["records"] == left["b"] - 1
+
+
+def test_words_of_a_forgotten_patient_go_from_a_split_whose_rows_name_nobody(hospital: Path) -> None:
+    write(hospital.parent / "exports/bare.jsonl", [row(n) | {"patient_id": None, "id": f"x{n}"} for n in range(40)])
+    prepare("bare.jsonl", "data/bare")
+    prepare("table.jsonl", "data/processed")
+    assert main(["data", "forget", "--patient", GONE]) == 0
+    assert list(holding(hospital, f"{WORDS},", f"{WORDS}.")) == []
+
+
+def test_a_passage_is_forgotten_with_its_note(hospital: Path) -> None:
+    (hospital.parent / "exports/notes").mkdir()
+    for n in range(6):
+        (hospital.parent / f"exports/notes/{n}.txt").write_text(f"Seen for zygomatic-{n}. " * 90)
+    prepare("notes", "data/notes")
+    (records,) = Path("data/gate/sets").glob("*/records.jsonl")
+    passage = next(json.loads(line)["id"] for line in records.read_text().splitlines() if WORDS in line)
+    assert main(["data", "forget", "--record", passage]) == 0
+    assert list(holding(hospital, f"{WORDS}.")) == []
+    assert len({json.loads(line)["id"].partition(".")[0] for line in records.read_text().splitlines()}) == 5
+
+
+def test_what_is_damaged_stops_nothing_else_and_is_told_at_the_end(
+    hospital: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare("notes.ndjson", "data/broken")
+    next(Path("data/broken").rglob("train.parquet")).unlink()
+    prepare("table.jsonl", "data/processed")
+    broken, whole = trained_without_training("broken"), trained_without_training("whole")
+    (broken / "summary.json").write_text('{"samples": [')
+    Path("data/gate/lineage/0.json").write_text("[]")
+    capsys.readouterr()
+    assert main(["data", "forget", "--patient", GONE, "--json"]) == 20
+    told = capsys.readouterr()
+    assert len(json.loads(told.out)["saw_them"]) == 2
+    (line,) = told.err.splitlines()
+    for part in ("not everywhere", "lineage/0.json", "train.parquet is missing", "broken/summary.json is damaged"):
+        assert part in line
+    assert not (broken / "report.html").exists()
+    assert not list(Path("output-models").glob("*/rounds"))
+    held = {Path(file).parts[:2] for file in holding(hospital, f"{WORDS},", f"{WORDS}.", f"Why {WORDS}")}
+    assert held <= {("data", "broken")}
+    assert json.loads((whole / "summary.json").read_text())["samples"] == []
+
+
+def test_a_run_that_goes_on_is_told_and_the_rest_is_done(hospital: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare("table.jsonl", "data/processed")
+    run = trained_without_training("going-on")
+    with folder_lock(run):
+        assert main(["data", "forget", "--patient", GONE]) == 63
+    assert f"{run.resolve()} is in use" in capsys.readouterr().err
+    assert list(holding(hospital / "data", f"{WORDS},", f"{WORDS}.")) == []
+    assert main(["data", "forget", "--patient", GONE]) == 0
+    assert not (run / "rounds").exists()
+
+
+def test_a_patient_who_is_forgotten_while_a_run_reads_is_not_trained_on(hospital: Path) -> None:
+    prepare("table.jsonl", "data/processed")
+    config = load_config(overrides=["training.dataset.name=../exports/table.jsonl", "federated.num_clients=2"])
+    found = run_records(config)
+    assert main(["data", "forget", "--patient", GONE]) == 0
+    with pytest.raises(DataError, match=r"3 records of .*table\.jsonl were forgotten while they were read"):
+        note_run(config, found.gate, Path("output-models/late"), found.own, splits=[])
 
 
 NO_SOCKETS = """

@@ -29,6 +29,8 @@ def forget(
 ) -> None:
     """Drop records from everything under the project's folders, refuse them for good, and list who saw them.
 
+    Plain .txt notes name no patient and bring no id: forget them by --record r-…, their id in the gate's records.jsonl.
+
     A keyed tombstone is kept, nothing else. Can be repeated at any time; an id that is not known is refused in future.
     """
     from fedmed.config.load import load_config
@@ -39,14 +41,20 @@ def forget(
     if len(given) != 1 or not given[0].strip():
         raise ConfigError(["give either --patient ID or --record ID"], "see 'fedmed data forget --help'")
     config = load_config(None, overrides=set_ or [])
-    done = carry_out(Path(config.training.dataset.gate.folder), patient=patient, record=record)
-    if as_json:
-        typer.echo(json.dumps(done.as_dict(), indent=1))
-    else:
-        _show(done)
+    folder = Path(config.training.dataset.gate.folder)
+    carry_out(folder, patient=patient, record=record, show=_show_json if as_json else lambda done: _show(done, folder))
 
 
-def _show(done: Forgotten) -> None:
+def _show_json(done: Forgotten) -> None:
+    typer.echo(json.dumps(done.as_dict(), indent=1))
+
+
+def _show(done: Forgotten, folder: Path) -> None:
+    if done.new_gate:
+        typer.echo(
+            f"there was no data gate at {folder.absolute()}: a new one was made, with a new key, and it knows no "
+            "record; if your records went through another one, run this in its directory"
+        )
     typer.echo(f"forgotten: {done.name}, {done.known_records} records known")
     typer.echo(
         f"dropped: {done.dropped_from_sets} from scanned sets and quarantine, {done.dropped_from_splits} from splits, "

@@ -5,6 +5,7 @@ A hospital's own records pass the gate first; public sets are reported on by a s
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from typing import Any
 from fedmed.config.schema import DatasetSection, FederatedSection
 from fedmed.data.clean import LoadReport
 from fedmed.data.federated_split import create_federated_split
-from fedmed.data.gate.lineage import note_seen
+from fedmed.data.gate.lineage import noting
 from fedmed.data.gate.scan import OpenScanner
 from fedmed.data.gate.scan_sample import sample_report
 from fedmed.data.gate.source import load_gated
-from fedmed.data.split_folder import check_out, read_manifest
+from fedmed.data.split_folder import check_out, write_split
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def prepare_split(
 
     Raises:
         DataError, HubError, MissingExtraError: see ``load_dataset`` and ``data.gate``.
-        SplitError: see ``federated_split``.
+        SplitError: see ``federated_split``. DataError: a patient was forgotten since the records were read.
         RunError: see ``split_folder.write_split``.
     """
     check_out(out_dir)
@@ -65,16 +66,13 @@ def prepare_split(
     if not found.hospitals_own:
         gate = gate | {"sample": sample_report(found.dataset, dataset.gate, seed=federated.seed, scanner=scanner)}
     shares = create_federated_split(
-        found.dataset,
-        federated.num_clients,
-        federated.split,
-        alpha=federated.dirichlet_alpha,
-        seed=federated.seed,
-        out_dir=out_dir,
-        gate=gate,
+        found.dataset, federated.num_clients, federated.split, alpha=federated.dirichlet_alpha, seed=federated.seed
     )
-    if found.hospitals_own:
-        rows = (row for share in shares.values() for row in share)
-        note_seen(Path(dataset.gate.folder), "split", out_dir, dataset.name, rows)
+    alpha = federated.dirichlet_alpha if federated.split == "dirichlet" else None
+    with contextlib.ExitStack() as stack:
+        if found.hospitals_own:  # in the lineage before it is there, and nobody is forgotten between the two
+            rows = (row for share in shares.values() for row in share.select_columns(["id", "group", "split"]))
+            stack.enter_context(noting(Path(dataset.gate.folder), {out_dir: "split"}, dataset.name, rows))
+        manifest = write_split(shares, out_dir, strategy=federated.split, alpha=alpha, seed=federated.seed, gate=gate)
     set_aside = found.set.quarantine if found.set and gate["quarantined"] else None
-    return Prepared(out_dir, found.report, read_manifest(out_dir), set_aside)
+    return Prepared(out_dir, found.report, manifest, set_aside)

@@ -192,6 +192,9 @@ class _Run:
         with track("reading records"):
             found = run_records(self.config)
             self.loaded, self.gate, split, records = found.loaded, found.gate, found.split, found.own
+            digest = _digest(records)
+            self._check_data(digest)  # first: what a resumed run was made from stays in the lineage
+            note_run(self.config, self.gate, self.folder.path, records, splits=[PROCESSED])
         with track("loading the model"):
             self.model, self.tokenizer = shared_model(self.config.model, federated.seed)
         self.start = get_adapter_state(self.model)
@@ -214,23 +217,25 @@ class _Run:
             manifest = write_split(
                 split, PROCESSED, strategy=federated.split, alpha=shown_alpha, seed=federated.seed, gate=self.gate
             )
-        self._remember_data(manifest, _digest(records))
+        self._remember_data(manifest, digest)
         self.audit = open_trail(self.folder, self.config, self.started_from, manifest, self.ledgers)
-        note_run(self.config, self.gate, self.folder.path, records, splits=[PROCESSED])
         return train, scorer
 
-    def _remember_data(self, manifest: dict[str, Any], digest: str) -> None:
-        """Keep what describes the data this run stands on; a resumed run must find the same records."""
+    def _check_data(self, digest: str) -> None:
+        """A resumed run must find the same records."""
         known = self.folder.read_json("run.json")
-        if known is None:
-            self.folder.write_json("data_manifest.json", manifest | {"loaded": self.loaded.as_dict()})
-            described = {"command": self.command, "compare": self.compare, "records_sha256": digest}
-            self.folder.write_json("run.json", described)
-        elif known["records_sha256"] != digest:
+        if known is not None and known["records_sha256"] != digest:
             raise ConfigChangedError(
                 f"the records of {self.config.training.dataset.name} have changed since {self.folder.path} was started",
                 "put them back, or start a new run",
             )
+
+    def _remember_data(self, manifest: dict[str, Any], digest: str) -> None:
+        """Keep what describes the data this run stands on."""
+        if self.folder.read_json("run.json") is None:
+            self.folder.write_json("data_manifest.json", manifest | {"loaded": self.loaded.as_dict()})
+            described = {"command": self.command, "compare": self.compare, "records_sha256": digest}
+            self.folder.write_json("run.json", described)
 
     def _cached(self, name: str, what: str, rows: int, measure: Callable[[OnRows], Scores]) -> Scores:
         """A measurement of this run: read where an earlier start of it already made it."""

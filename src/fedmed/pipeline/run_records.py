@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedmed.config.schema import FedMedConfig
 from fedmed.data.federated_split import create_federated_split
-from fedmed.data.gate.lineage import note_seen
+from fedmed.data.gate.lineage import Kind, note_seen
 from fedmed.data.gate.source import PUBLIC, load_gated
 from fedmed.evaluation.attacks.canaries import Canary, inserted_records, make_canaries
 from fedmed.pipeline.scoring import Records
@@ -69,11 +69,16 @@ def run_records(config: FedMedConfig) -> RunRecords:
 def note_run(
     config: FedMedConfig, gate: Mapping[str, Any], folder: Path, records: Mapping[str, Records], splits: Sequence[Path]
 ) -> None:
-    """Write into the hospital's lineage which records a run and its splits were made from; not for public sets."""
+    """Write into the hospital's lineage which records a run and its splits are made from; not for public sets.
+
+    Before anything is made from them: whoever forgets a patient from then on looks for them in this run.
+
+    Raises:
+        DataError: a patient was forgotten since the records were read.
+    """
     if gate["status"] == PUBLIC:
         return
     settings = config.training.dataset
-    rows = [row for own in records.values() for row in own]
-    note_seen(Path(settings.gate.folder), "run", folder, settings.name, rows)
-    for split in splits:
-        note_seen(Path(settings.gate.folder), "split", split, settings.name, rows)
+    rows = (row for own in records.values() for row in own)
+    places: dict[Path, Kind] = {folder: "run", **dict.fromkeys(splits, "split")}
+    note_seen(Path(settings.gate.folder), places, settings.name, rows)

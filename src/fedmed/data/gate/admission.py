@@ -7,7 +7,8 @@ from collections.abc import Set
 from dataclasses import dataclass, field, replace
 
 from fedmed.data.documents import Document
-from fedmed.data.gate.keys import HospitalKey
+from fedmed.data.gate.forgotten import marks, patient_of
+from fedmed.data.gate.keys import HospitalKey, keyed
 
 NO_CONSENT = "no_consent"
 FORGOTTEN = "forgotten"
@@ -29,6 +30,8 @@ class Admission:
     - group: p-… of its patient, so that no patient is on both sides of the train/test line; else g-… of its own group;
       else, for a note, its id
     - ``key_groups=False`` leaves a document's own group as it is, so that shares do not depend on the key
+
+    Rows that were keyed before, as those of a split, are recognised by the names they bring.
     """
 
     key: HospitalKey
@@ -40,8 +43,9 @@ class Admission:
         raw, key = document.raw, self.key
         content = key.content(raw.question, raw.answer)
         record = key.record(raw.id or content)
-        patient = key.patient(raw.patient) if raw.patient else ""
-        if {content, record, patient} & self.forgotten:
+        patient = key.patient(raw.patient) if raw.patient else patient_of(raw.group)
+        brought = raw.id if keyed(raw.id).startswith("r-") else record  # of a passage: the note's
+        if marks(brought, patient, content) & self.forgotten:
             self.refused[FORGOTTEN] += 1
             return None
         if raw.consent in ("no", "unknown"):

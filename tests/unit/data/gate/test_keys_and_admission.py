@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedmed.data.columns import Raw
 from fedmed.data.documents import Document
 from fedmed.data.gate.admission import Admission
-from fedmed.data.gate.forgotten import add_tombstones, read_tombstones
+from fedmed.data.gate.forgotten import add_tombstones, following, read_tombstones
 from fedmed.data.gate.keys import KEY_FILE, HospitalKey, keyed, open_key
 from fedmed.data.gate.risk import residual_risk
 from fedmed.errors import DataFormatError, HospitalKeyError
@@ -90,11 +90,28 @@ def test_ids_and_groups_become_keyed_and_the_patient_is_the_group() -> None:
     assert grouped.document.raw.group == KEY.group("ward 3")
 
 
-@pytest.mark.parametrize("name", [KEY.patient("PT1"), KEY.record("rec-1"), KEY.content("Q", "A")])
+@pytest.mark.parametrize("name", [KEY.patient("PT1"), KEY.record("rec-1"), KEY.content("Q", "A") + "@"])
 def test_a_forgotten_patient_record_or_wording_is_refused(name: str) -> None:
     admission = Admission(KEY, frozenset({name}))
-    assert admission.admit(document(id="rec-1", patient="PT1")) is None
+    more = {} if name.endswith("@") else {"id": "rec-1", "patient": "PT1"}
+    assert admission.admit(document(**more)) is None
     assert admission.refused == {"forgotten": 1}
+
+
+def test_row_numbers_and_words_of_a_forgotten_patient_refuse_no_other_patient() -> None:
+    names = following(KEY.record("7"), KEY.patient("PT1"), KEY.content("Q", "A"))
+    admission = Admission(KEY, frozenset({KEY.patient("PT1"), *names}))
+    assert admission.admit(document(id="7", patient="PT2")) is not None
+    assert admission.admit(document(id="8", patient="PT1", question="New")) is None
+    assert admission.admit(document(id="7", question="New")) is None
+    assert admission.admit(document(id="9")) is None
+
+
+def test_rows_that_were_keyed_before_are_recognised() -> None:
+    admission = Admission(KEY, frozenset({KEY.patient("PT1"), KEY.record("7")}), key_groups=False)
+    assert admission.admit(document(id=KEY.record("9"), group=KEY.patient("PT1"))) is None
+    assert admission.admit(document(id=KEY.record("7") + ".2", group=KEY.patient("PT2"))) is None
+    assert admission.admit(document(id=KEY.record("8"), group=KEY.patient("PT2"))) is not None
 
 
 @pytest.mark.parametrize("said", ["no", "unknown"])
