@@ -18,8 +18,8 @@ from fedmed.config.schema import DatasetSection
 from fedmed.data.documents import Document
 from fedmed.data.gate.admission import FORGOTTEN, NO_CONSENT, Admission
 from fedmed.data.gate.build import build_set
-from fedmed.data.gate.forgotten import read_tombstones
-from fedmed.data.gate.keys import is_used, keyed, open_key
+from fedmed.data.gate.forgotten import marks, read_tombstones
+from fedmed.data.gate.keys import is_used, open_key
 from fedmed.data.gate.scan import OpenScanner
 from fedmed.data.gate.sets import GateSet, read_set, set_name, sets_folder
 from fedmed.data.load_dataset import EMBEDDED, Admit, load_with_report
@@ -151,7 +151,7 @@ def _without_forgotten(dataset: DatasetSection, seed: int, name: str, gate: dict
 
     def admit(document: Document) -> Document | None:
         nonlocal refused
-        if {keyed(document.raw.id), keyed(document.raw.group)} & forgotten:
+        if marks(document.raw.id, document.raw.group) & forgotten:
             refused += 1
             return None
         return document
