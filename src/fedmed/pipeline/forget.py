@@ -211,7 +211,7 @@ def _adapters(one: Seen) -> tuple[str, ...]:
 def _together(problems: Sequence[FedMedError]) -> FedMedError:
     """All problems as one, of their own kind where they are of one."""
     told = list(dict.fromkeys(map(str, problems)))
-    kind = type(problems[0]) if len(set(map(type, problems))) == 1 else DataError
+    kind: type[FedMedError] = type(problems[0]) if len(set(map(type, problems))) == 1 else DataError
     if not issubclass(kind, DataError | RunError):
         kind = DataError
     return kind(f"forgotten, but not everywhere ({'; '.join(told)})", "put that right and repeat the same command")

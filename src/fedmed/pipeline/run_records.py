@@ -80,5 +80,7 @@ def note_run(
         return
     settings = config.training.dataset
     rows = (row for own in records.values() for row in own)
-    places: dict[Path, Kind] = {folder: "run", **dict.fromkeys(splits, "split")}
+    places: dict[Path, Kind] = {folder: "run"}
+    for split in splits:
+        places[split] = "split"
     note_seen(Path(settings.gate.folder), places, settings.name, rows)
