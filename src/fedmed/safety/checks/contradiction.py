@@ -108,6 +108,8 @@ def _stem(token: str) -> str:
 def _with_question(case: Case) -> str | None:
     if case.question is None:
         return None
+    if not any(case.question.has(label) for label in ("@me", "@relative", "@they")):
+        return None  # a lesson on a disease names what its patients avoid
     allergic = bool(_ALLERGY & set(case.question.tokens))
     for row in forbidden():
         named = [name for name in row.when if places(name, case.question)]
