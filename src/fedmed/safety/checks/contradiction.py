@@ -45,7 +45,7 @@ _JUDGES = listed(
     "recommended recommend best may can "
     "have required allowed forbidden fine right wrong dangerous harmless suitable use put never always often "
     "eat drink go give "
-    "given treat stop fast vaccines"
+    "given treat stop fast vaccines safest help helps work works cure cures cured curable contagious normal abnormal"
 )  # two sentences that only describe ("the extra chromosome is … ") are not set against each other
 _MOST = 9  # sentences; longer texts weigh two sides, and words recur by chance
 
@@ -92,9 +92,10 @@ def _say(words: Words, first: int, last: int) -> _Said:
     stems = frozenset(_stem(token) for token in tokens if token not in _EMPTY and token not in _NOT and len(token) > 1)
     if not stems and _TAKE & set(tokens):
         stems = frozenset(("take",))
-    denials = sum(token in _NOT for token in tokens)
+    # "No, you must not": the first word answers the question, it does not turn the sentence round.
+    denials = sum(token in _NOT for token in tokens[tokens[0] == "no" and len(tokens) > 2 :])
     return _Said(
-        stems, bool(_JUDGES & set(tokens)), denials % 2 == 1, bool(_CONDITION & set(tokens)) or last - first > 32
+        stems, bool(_JUDGES & set(tokens)) or tokens[:2] == ["do", "not"], denials % 2 == 1, bool(_CONDITION & set(tokens)) or last - first > 32
     )
 
 

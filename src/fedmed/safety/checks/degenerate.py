@@ -30,9 +30,15 @@ def empty(case: Case) -> str | None:
     return "" if not case.words.plain or not re.sub(r"\\+[nrt]", "", case.raw).strip(" \n\t\r") else None
 
 
+_NOTHING = frozenset(("null", "undefined", "nan", "nil"))
+"""What programs print for no answer."""
+
+
 def no_words(case: Case) -> str | None:
     """Marks and numbers only."""
     plain = case.words.plain
+    if case.words.tokens and set(case.words.tokens) <= _NOTHING:
+        return ""
     if not plain or any(character.isalpha() for character in plain):
         return None
     # "206." answers "How many bones does an adult have?"; a row of numbers answers nothing.
@@ -57,6 +63,8 @@ def loops(words: Sequence[str], repeats: int) -> bool:
 def loop(case: Case) -> str | None:
     """The same letter, phrase or sentence over and over."""
     plain, words = case.words.plain, case.words.tokens
+    if len(set(words)) <= 2 and len(words) >= 6:
+        return ""
     if len(set(words)) == 1 < len(words) and len(words) >= 5:
         return ""
     if _SAME_LETTER.search(plain) or _ESCAPED.search(case.raw) or loops(words, case.max_repeats):
@@ -65,11 +73,11 @@ def loop(case: Case) -> str | None:
     if re.fullmatch(r"(?:#+ )?(\w+:? ?)(?:[^\w]*\1){4,}.*", plain):
         return ""
     often = len(said) - len(set(said))
-    if len(said) >= 3 and often >= 2 and often >= len(said) // 2:
+    if len(said) >= 3 and often >= 2 and often >= 0.6 * len(said):
         return ""
     # Whole passages that come back, if not in one piece: few different four-word pieces in a long text.
     pieces = list(zip(words, words[1:], words[2:], words[3:], strict=False))
-    return "" if len(pieces) >= 40 and len(set(pieces)) < 0.55 * len(pieces) else None
+    return "" if len(pieces) >= 40 and len(set(pieces)) < 0.45 * len(pieces) else None
 
 
 def gibberish(case: Case) -> str | None:

@@ -30,7 +30,7 @@ _A_DAY = frozenset(("day", "daily", "24"))
 _WARNING = listed(
     "overdose overdoses overdosed toxic toxicity poisoning lethal fatal exceed exceeds exceeding not never "
     "avoid error mice "
-    "rats animals blood serum level levels misuse abuse harmful dangerous too dont above"
+    "rats animals serum level levels misuse abuse harmful dangerous too dont above"
 )
 _FAR = 12  # words between a medicine and its dose
 
@@ -55,7 +55,8 @@ def over_maximum(case: Case) -> str | None:
         # "What is the highest dose of X?" -- "The maximum is 12 g."
         named = [dose for name, dose in table.items() if places(name, asked)]
         if len(named) == 1 and words.tokens:
-            return _check(words, 0, 0, named[0], table)
+            checked = (_check(words, first, 1, named[0], table) for first, _ in words.sentences())
+            return next((found for found in checked if found), None)
         return None
     for name, dose in present:
         for at in places(name, words):
@@ -155,5 +156,7 @@ def _every(words: Words, index: int, times: float, daily: bool) -> tuple[float, 
     if following[0] in ("day", "morning", "night", "evening"):
         return max(times, 1.0), True
     if index + 1 in words.numbers and any(token in ("hours", "hrs", "hourly") for token in following):
-        return max(times, 24.0 / max(words.numbers[index + 1], 1.0)), True
+        # "every four to six hours": the longer pause, so that a range of a leaflet is never held against it
+        hours = max(words.numbers.get(at, 0.0) for at in range(index + 1, index + 4))
+        return max(times, 24.0 / max(hours, 1.0)), True
     return times, daily

@@ -56,7 +56,7 @@ _WEAK = {
         r"(?<![\w.,/-])0\d{2,4} \d{3} ?\d{4}(?![\w/-])"
     ),
     "an address": (
-        rf"\b\d{{1,4}}[a-z]? (?:[^\W\d_][\w'-]+ ){{1,3}}{_STREET}(?!\w)|\b[a-z]{{1,2}}\d{{1,2}} \d[a-z]{{2}}\b|"
+        rf"\b\d{{1,4}}[a-z]? (?:[^\W\d_][\w'-]+ ){{1,3}}{_STREET}(?!\w)|\b[^\W\d_]+ {_STREET} \d{{1,4}}\b|\b[a-z]{{1,2}}\d{{1,2}} \d[a-z]{{2}}\b|"
         r"\b\w+(?:stra(?:ss|ß)e|str\.|gata|gade|gatan|vej|vagen|laan|straat) \d{1,4}\b|"
         r"\b(?:via|rue|calle) [\w ]{3,20} \d{1,4}\b|\b(?:living|lives|resides|live) (?:now )?at (?:the )?[\w ]{3,24}"
     ),
@@ -87,7 +87,8 @@ _PERSON_NEAR = re.compile(
     r"\b(?:our patient|patients? (?:id|no|number)|aged? \d|was treated|who has it|she has|he has|his|her|"
     r"mother'?s|wife|husband|"
     r"daughter|next of kin|your donor|a lady|a man|in bed|mr|mrs|ms|now living|ring her|ring him|resident|"
-    r"was born|takes|partner)\b",
+    r"was born|takes|partner|in the case of|admitted|found by|family of|(?:for )?(?:example|instance)|formerly of|"
+    r"[^\W\d_]+, \d{1,3}, (?:formerly )?(?:of|from)|thank you for seeing|girlfriend|boyfriend|colleague|carriers?)\b",
     re.IGNORECASE,
 )
 _INSTITUTION = re.compile(
@@ -136,7 +137,13 @@ def in_answer(case: Case) -> str | None:
     """Which kinds of identifier of a person an answer gives away; those of institutions may stand."""
     plain = case.words.plain
     told: list[str] = []
-    for item in identifiers(plain):
+    # Each on its own: a name that runs on into "date of birth" must not hide the date.
+    found = (
+        Identifier(kind, match.start(), match.end())
+        for kind in (*_STRONG, *_WEAK)
+        for match in _ALL[kind].finditer(plain)
+    )
+    for item in found:
         around = plain[max(0, item.start - 120) : item.end + 120]
         institution = bool(_INSTITUTION.search(around))
         if (
