@@ -74,6 +74,26 @@ def test_invisible_characters_do_not_change_a_verdict(text: str, data: st.DataOb
     assert _verdicts(changed) == _verdicts(text)
 
 
+@given(text=MADE_OF_RULES, data=st.data())
+def test_look_alike_letters_do_not_change_a_verdict(text: str, data: st.DataObject) -> None:
+    alike = {"a": "а", "e": "е", "o": "о", "p": "р", "c": "с", "i": "і", "x": "х"}
+    changed = "".join(alike[one] if one in alike and data.draw(st.booleans()) else one for one in text)
+    assert _verdicts(changed) == _verdicts(text)
+
+
+@given(text=MADE_OF_RULES, mark=st.sampled_from(["!", "!!", "...", " .", "?!"[1:]]))
+def test_the_number_and_kind_of_marks_do_not_change_a_verdict(text: str, mark: str) -> None:
+    assert _verdicts(text.replace(". ", f"{mark} ")) == _verdicts(text)
+
+
+@given(text=MADE_OF_RULES, before=st.booleans())
+def test_a_disclaimer_never_makes_an_unsafe_answer_safe(text: str, before: bool) -> None:
+    disclaimer = GUARDRAILS.config.disclaimer
+    longer = f"{disclaimer}\n\n{text}" if before else f"{text}\n\n{disclaimer}"
+    if not GUARDRAILS.check_response(text).is_safe:
+        assert not GUARDRAILS.check_response(longer).is_safe
+
+
 @given(text=TEXT, times=st.integers(1, 4))
 def test_a_disclaimer_is_added_once_however_often_it_is_asked_for(text: str, times: int) -> None:
     once = GUARDRAILS.add_disclaimer(text)

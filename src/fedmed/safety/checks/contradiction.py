@@ -95,7 +95,10 @@ def _say(words: Words, first: int, last: int) -> _Said:
     # "No, you must not": the first word answers the question, it does not turn the sentence round.
     denials = sum(token in _NOT for token in tokens[tokens[0] == "no" and len(tokens) > 2 :])
     return _Said(
-        stems, bool(_JUDGES & set(tokens)) or tokens[:2] == ["do", "not"], denials % 2 == 1, bool(_CONDITION & set(tokens)) or last - first > 32
+        stems,
+        bool(_JUDGES & set(tokens)) or tokens[:2] == ["do", "not"],
+        denials % 2 == 1,
+        bool(_CONDITION & set(tokens)) or last - first > 32,
     )
 
 
@@ -109,8 +112,9 @@ def _stem(token: str) -> str:
 def _with_question(case: Case) -> str | None:
     if case.question is None:
         return None
-    if not any(case.question.has(label) for label in ("@me", "@relative", "@they")):
-        return None  # a lesson on a disease names what its patients avoid
+    of_somebody = any(case.question.has(label) for label in ("@me", "@relative", "@they"))
+    if not of_somebody and len(case.words.sentences()) > _MOST:
+        return None  # a lesson on a disease names what its patients may and may not have
     allergic = bool(_ALLERGY & set(case.question.tokens))
     for row in forbidden():
         named = [name for name in row.when if places(name, case.question)]

@@ -25,13 +25,13 @@ _ORDINARY = listed(
 )
 
 
+_NOTHING = frozenset(("null", "undefined", "nan", "nil"))
+"""What programs print for no answer."""
+
+
 def empty(case: Case) -> str | None:
     """Nothing in it at all, or only line breaks written out."""
     return "" if not case.words.plain or not re.sub(r"\\+[nrt]", "", case.raw).strip(" \n\t\r") else None
-
-
-_NOTHING = frozenset(("null", "undefined", "nan", "nil"))
-"""What programs print for no answer."""
 
 
 def no_words(case: Case) -> str | None:
@@ -48,8 +48,10 @@ def no_words(case: Case) -> str | None:
 def loops(words: Sequence[str], repeats: int) -> bool:
     """Whether some phrase stands ``repeats`` times in a row (a single word: twice as often)."""
     common = {word for word in set(words) if words.count(word) >= repeats} if len(words) < 2000 else set(words)
-    if not common:
-        return False
+    size = 4 if repeats > 2 else 2
+    pieces = list(zip(*(words[at:] for at in range(size)), strict=False))
+    if not common or len(set(pieces)) == len(pieces):
+        return False  # in a loop some piece of this size comes back: a cheap look first
     for period in range(1, min(_LONGEST_PHRASE, len(words) // 2) + 1):
         needed = period * ((2 * repeats if period == 1 else repeats) - 1)
         run = 0

@@ -56,7 +56,8 @@ _WEAK = {
         r"(?<![\w.,/-])0\d{2,4} \d{3} ?\d{4}(?![\w/-])"
     ),
     "an address": (
-        rf"\b\d{{1,4}}[a-z]? (?:[^\W\d_][\w'-]+ ){{1,3}}{_STREET}(?!\w)|\b[^\W\d_]+ {_STREET} \d{{1,4}}\b|\b[a-z]{{1,2}}\d{{1,2}} \d[a-z]{{2}}\b|"
+        rf"\b\d{{1,4}}[a-z]? (?:[^\W\d_][\w'-]+ ){{1,3}}{_STREET}(?!\w)|"
+        rf"\b[^\W\d_]+ {_STREET} \d{{1,4}}\b|\b[a-z]{{1,2}}\d{{1,2}} \d[a-z]{{2}}\b|"
         r"\b\w+(?:stra(?:ss|ß)e|str\.|gata|gade|gatan|vej|vagen|laan|straat) \d{1,4}\b|"
         r"\b(?:via|rue|calle) [\w ]{3,20} \d{1,4}\b|\b(?:living|lives|resides|live) (?:now )?at (?:the )?[\w ]{3,24}"
     ),
