@@ -116,6 +116,16 @@ class Change(_Strict):
     why: Text | None = None
     say: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        # YAML 1.1 reads a bare "off" as false, also where it is a key.
+        return (
+            {"off" if key == "false" else key: kept for key, kept in value.items()}
+            if isinstance(value, dict)
+            else value
+        )
+
 
 class Limits(_Strict):
     """Judged in code."""

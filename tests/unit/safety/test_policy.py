@@ -105,3 +105,19 @@ def test_a_binary_file_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(SafetyPolicyError, match=r"there is no policy file .*gone\.yaml"):
         MedicalGuardrails(SafetySection(policy=str(tmp_path / "gone.yaml")))
+
+
+def test_a_rule_of_the_packaged_policy_is_switched_off_or_softened_and_one_is_added(tmp_path: Path) -> None:
+    path = tmp_path / "ours.yaml"
+    path.write_text(
+        "format: 2\nversion: ours\nextends: packaged\nchange:\n"
+        "  subject.not_medical: {off: true}\n  dosing.instruction: {action: annotate}\n"
+        "output:\n  - id: local.leeches\n    severity: high\n    action: withhold\n    why: no leeches here\n"
+        "    signs: ['use|apply ..2 leeches']\n",
+        encoding="utf-8",
+    )
+    policy = read_policy(path)
+    rules = {check.id: check.action for check in policy.checks}
+    assert "subject.not_medical" not in rules
+    assert rules["dosing.instruction"] == "annotate"
+    assert not MedicalGuardrails(SafetySection(policy=str(path))).check_response("Apply two leeches.").is_safe
