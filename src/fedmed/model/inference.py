@@ -34,12 +34,14 @@ class Generated:
     """One answer.
 
     ``token_logprobs``: natural log of the probability the model gave to each token of the answer, before temperature
-    and penalties; ``finished``: the model ended the answer itself, it was not cut off at ``max_new_tokens``.
+    and penalties; ``finished``: the model ended the answer itself, it was not cut off at ``max_new_tokens``;
+    ``token_entropies``: of the distribution each of those tokens was chosen from, in nats, before temperature too.
     """
 
     text: str
     token_logprobs: tuple[float, ...]
     finished: bool
+    token_entropies: tuple[float, ...]
 
 
 def generate(
@@ -128,21 +130,25 @@ class _Row:
     generator: torch.Generator
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
     text: str = ""
     over: bool = False  # nothing more is written
     finished: bool = False  # the model ended it
 
     def result(self) -> Generated:
-        return Generated(self.text, tuple(self.logprobs), self.finished)
+        return Generated(self.text, tuple(self.logprobs), self.finished, tuple(self.entropies))
 
     def take(
-        self, token: int, logprob: float, tokenizer: Any, ends: frozenset[int], end_text: re.Pattern[str], room: int
-    ) -> None:
+        self, token: int, sureness: tuple[float, float], tokenizer: Any, ends: frozenset[int],
+        end_text: re.Pattern[str], room: int,
+    ) -> None:  # fmt: skip
+        """Add a token; ``sureness``: its log probability, and the entropy of what it was chosen from."""
         if token in ends:
             self.over = self.finished = True
         else:
             self.tokens.append(token)
-            self.logprobs.append(logprob)
+            self.logprobs.append(sureness[0])
+            self.entropies.append(sureness[1])
             raw = _decode(tokenizer, self.tokens)
             self.text = raw.lstrip()
             if end := end_text.search(self.text):
@@ -160,6 +166,7 @@ class _Row:
         while self.tokens and len(_decode(tokenizer, self.tokens[:-1])) >= kept:
             self.tokens.pop()
             self.logprobs.pop()
+            self.entropies.pop()
 
 
 @torch.inference_mode()
@@ -189,9 +196,9 @@ def _write(model: Any, tokenizer: Any, rows: Sequence[_Row], config: ModelSectio
             logits = output.logits[:, -1].float()
             tokens = [_choose(logits[place], row, config.generation) for place, row in enumerate(active)]
             picked = torch.tensor(tokens, device=device)[:, None]
-            logprobs = (logits.gather(1, picked)[:, 0] - logits.logsumexp(1)).tolist()
-            for row, token, logprob in zip(active, tokens, logprobs, strict=True):
-                row.take(token, logprob, tokenizer, ends, end_text, config.generation.max_new_tokens)
+            sureness = zip(*_sureness(logits, picked), strict=True)
+            for row, token, sure in zip(active, tokens, sureness, strict=True):
+                row.take(token, sure, tokenizer, ends, end_text, config.generation.max_new_tokens)
             yield
             going = [place for place, row in enumerate(active) if not row.over]
             if len(going) < len(active):  # rows that are over cost nothing any more
@@ -204,6 +211,13 @@ def _write(model: Any, tokenizer: Any, rows: Sequence[_Row], config: ModelSectio
             ids = picked
             mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
             positions = positions[:, -1:] + 1
+
+
+def _sureness(logits: torch.Tensor, picked: torch.Tensor) -> tuple[list[float], list[float]]:
+    """Log probability of the ``picked`` [rows, 1] tokens and entropy of ``logits`` [rows, vocabulary], in nats."""
+    logs = torch.log_softmax(logits, dim=1)
+    entropy = -(logs.exp() * logs.clamp(min=torch.finfo(logs.dtype).min)).sum(1)  # 0 * -inf would be no number
+    return logs.gather(1, picked)[:, 0].tolist(), entropy.clamp(min=0.0).tolist()
 
 
 def _choose(logits: torch.Tensor, row: _Row, settings: GenerationSection) -> int:
