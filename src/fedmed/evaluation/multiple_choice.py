@@ -30,6 +30,7 @@ class ChoiceItem:
     choices: tuple[str, ...]
     gold: int  # index of the true one
     specialty: str
+    group: str = ""  # of the record it was made from
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,12 @@ def choice_items(
         random = stream(seed, "multiple_choice", row["id"])
         wrong = random.choice(np.array(list(others), dtype=object), CHOICES - 1, replace=False).tolist()
         gold = int(random.integers(CHOICES))
-        items.append(ChoiceItem(row["question"], (*wrong[:gold], row["answer"], *wrong[gold:]), gold, row["specialty"]))
+        choices = (*wrong[:gold], row["answer"], *wrong[gold:])
+        items.append(ChoiceItem(row["question"], choices, gold, row["specialty"], row["group"]))
     return items
 
 
-def score_choices(
+def judge_choices(
     model: torch.nn.Module,
     tokenizer: Any,
     items: Sequence[ChoiceItem],
@@ -92,7 +94,7 @@ def score_choices(
     max_tokens_per_forward: int = 512,
     packed: bool | None = None,
     on_rows: OnRows | None = None,
-) -> ChoiceResult | None:
+) -> list[bool | None]:
     """Let the model choose in every item.
 
     Args:
@@ -102,22 +104,40 @@ def score_choices(
         max_tokens_per_forward, packed, on_rows: see ``likelihood.score_rows``.
 
     Returns:
-        The result, or None when fewer than ``MIN_ITEMS`` items can be scored.
+        For each item whether it chose the true one; None where the item was left out.
     """
     rows: list[EncodedRow] = []
-    gold: list[int] = []
-    for item in items:
+    scored: list[int] = []
+    for place, item in enumerate(items):
         records = [{"question": item.question, "answer": choice} for choice in item.choices]
         encoded, _ = encode_records(
             records, tokenizer, prompt_template=prompt_template, answer_prefix=answer_prefix, max_length=max_length
         )
         if len(encoded) == len(item.choices):
             rows.extend(encoded)
-            gold.append(item.gold)
-    if len(gold) < MIN_ITEMS:
-        return None
+            scored.append(place)
+    judged: list[bool | None] = [None] * len(items)
+    if not scored:
+        return judged
     scores = score_rows(model, rows, max_tokens_per_forward=max_tokens_per_forward, packed=packed, on_rows=on_rows)
-    mean_nll = (scores.nll / scores.tokens).reshape(len(gold), CHOICES)
-    correct = int((mean_nll.argmin(axis=1) == np.array(gold)).sum())
-    low, high = wilson_interval(correct, len(gold))
-    return ChoiceResult(correct / len(gold), low, high, correct, len(gold))
+    chosen = (scores.nll / scores.tokens).reshape(len(scored), CHOICES).argmin(axis=1)
+    for place, choice in zip(scored, chosen, strict=True):
+        judged[place] = int(choice) == items[place].gold
+    return judged
+
+
+def score_choices(
+    model: torch.nn.Module, tokenizer: Any, items: Sequence[ChoiceItem], **how: Any
+) -> ChoiceResult | None:
+    """How often ``judge_choices``, which takes the same arguments, finds the true one.
+
+    Returns:
+        The result, or None when fewer than ``MIN_ITEMS`` items can be scored.
+    """
+    if len(items) < MIN_ITEMS:
+        return None
+    judged = [right for right in judge_choices(model, tokenizer, items, **how) if right is not None]
+    if len(judged) < MIN_ITEMS:
+        return None
+    low, high = wilson_interval(sum(judged), len(judged))
+    return ChoiceResult(sum(judged) / len(judged), low, high, sum(judged), len(judged))
