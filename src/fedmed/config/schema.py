@@ -98,6 +98,7 @@ class EvaluationSection(Section):
     multiple_choice_items: NonNegative = 40  # held-out questions answered by choosing among four; 0: off
     generated_answers: NonNegative = 16  # answers written out for ROUGE-L
     sample_answers: NonNegative = 2  # guarded answers shown at the end
+    calibration_items: NonNegative = 400  # held-out questions that confidence is calibrated and measured on; 0: off
 
 
 class TrainingSection(Section):
@@ -262,6 +263,7 @@ class SafetySection(Section):
         "Ask a qualified health professional before acting on this answer."
     )
     policy: Text | None = None  # path of a policy file that replaces the packaged one
+    agreement_samples: NonNegative = 0  # answers drawn beside each one, whose agreement is a signal; 0: none
 
     @model_validator(mode="after")
     def _thresholds_are_ordered(self) -> SafetySection:

@@ -1,10 +1,30 @@
-"""How sure the model is of the words it chose. inference -> HERE -> guardrails. Knows numpy only."""
+"""How sure the model is of the words it chose, and what else it may be judged by. Knows numpy only.
+
+inference -> signals -> HERE (raw) -> calibrator (stated) -> guardrails.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+
+SIGNALS = {
+    "token_probability": "geometric mean of the probabilities of the answer's first tokens",
+    "entropy": "mean entropy, in nats, of what those tokens were chosen from",
+    "first_entropy": "entropy, in nats, of what the very first token was chosen from",
+    "question_logprob": "mean log probability of the question's own tokens, in nats",
+    "agreement": "overlap of words among answers drawn beside it",
+}
+"""What a calibrator may use; all of it is the model's own, known when it has answered."""
+
+LEAD = 16
+"""Answer tokens that signals are read from."""
+
+
+def used_signals(samples: int) -> tuple[str, ...]:
+    """The signals of a calibration that draws ``samples`` answers beside each one."""
+    return tuple(name for name in SIGNALS if samples or name != "agreement")
 
 
 def raw_confidence(token_logprobs: Sequence[float]) -> float:
@@ -22,7 +42,7 @@ def raw_confidence(token_logprobs: Sequence[float]) -> float:
     Raises:
         ValueError: a log probability is not a number, or is above zero by more than rounding.
 
-    Not covered: calibration on held-out answers, entropy, agreement among samples.
+    Not covered: calibration, see ``calibrator``; a run without one states this very number.
     Source: length-normalised likelihood, Malinin & Gales 2021, arXiv:2002.07650.
     """
     if len(token_logprobs) == 0:
