@@ -220,7 +220,7 @@ class LocalTrainer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a person gets to see for one question; the JSON of ``fedmed ask --json``."""
+    """What a person gets to see for one question; its first seven fields are the JSON of ``fedmed ask --json``."""
 
     answer: str
     allowed: bool
@@ -229,3 +229,5 @@ class Answer:
     disclaimer: str
     model: str
     run: str | None
+    raw_confidence: float | None = None  # before the cap
+    calibrated: bool = False  # whether confidence is a chance measured on held-out answers

@@ -65,7 +65,9 @@ def _show(answer: Answer) -> None:
     console.print(answer.answer, style="" if answer.allowed else "bold yellow")
     console.print()
     if answer.confidence is not None:
-        console.print(f"Confidence: {answer.confidence:.2f} (not calibrated)", style="dim")
+        console.print(
+            f"Confidence: {answer.confidence:.2f}{'' if answer.calibrated else ' (not calibrated)'}", style="dim"
+        )
     for reason in answer.reasons:
         console.print(f"Rail: {reason}", style="dim")
     console.print(f"Model: {answer.model}{f', run {answer.run}' if answer.run else ', no adapter'}", style="dim")

@@ -88,11 +88,13 @@ def _print(folder: Path, summary: dict[str, Any]) -> None:
             f"Multiple choice (chance 25 %): base {choice['base']['accuracy']:.0%}, "
             f"federated {choice['federated']['accuracy']:.0%} of {choice['federated']['total']}"
         )
+    _print_confidence(summary["confidence"])
     for sample in summary["samples"]:
         console.print(f"\n[bold]{sample['question']}[/bold]", highlight=False)
         console.print(sample["answer"], markup=False, highlight=False)
         notes = "; ".join(sample["reasons"])
-        confidence = "none" if sample["confidence"] is None else f"{sample['confidence']:.2f} (not calibrated)"
+        about = "" if sample["calibrated"] else " (not calibrated)"
+        confidence = "none" if sample["confidence"] is None else f"{sample['confidence']:.2f}{about}"
         console.print(f"[dim]confidence {confidence}{'; ' + notes if notes else ''}[/dim]", highlight=False)
         console.print(f"[dim]{sample['disclaimer']}[/dim]", highlight=False)
     console.print()
@@ -105,6 +107,25 @@ def _print(folder: Path, summary: dict[str, Any]) -> None:
     console.print(f"{'time':<8} {seconds:.0f} s, {summary['peak_rss_mb']:.0f} MB at most", highlight=False)
     whose = f"--hospital {summary['hospitals'][0]['name']} " if personal else ""
     console.print(f'Ask it:  fedmed ask {whose}"What is hypertrophic cardiomyopathy?"', highlight=False)
+
+
+def _print_confidence(confidence: dict[str, Any] | None) -> None:
+    """How true the confidence is that is stated with every answer."""
+    from fedmed.utils.console import out as console
+
+    if confidence is None:
+        return
+    if not confidence["calibrated"]:
+        console.print(f"Confidence is not calibrated: {confidence['reason']}", highlight=False)
+        return
+    found = confidence["measured"]
+    skill, auroc = (f"{found[key]['value']:.2f}" if found[key] else "none" for key in ("brier_skill", "auroc"))
+    console.print(
+        f"Confidence, on {found['answers']} held-out questions, each judged by a fit without it: "
+        f"ECE {found['ece']['value']:.3f} ({found['ece_if_true']:.3f} by chance alone), Brier skill {skill}, "
+        f"AUROC {auroc}",
+        highlight=False,
+    )
 
 
 def _print_privacy(folder: Path, summary: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from fedmed.config.schema import FedMedConfig
 from fedmed.data.split_folder import write_split
 from fedmed.errors import AuditLogError, ConfigChangedError, ConfigError, EmptyDataError, RunError
 from fedmed.evaluation.likelihood import OnRows
+from fedmed.evaluation.multiple_choice import CHOICES
 from fedmed.evaluation.report import write_report
 from fedmed.federated.algorithms import check_combination, get_algorithm
 from fedmed.federated.audit_trail import AuditedTransport, AuditTrail
@@ -32,6 +33,7 @@ from fedmed.federated.simulation import SimulationTransport
 from fedmed.model.adapter import WEIGHTS, get_adapter_state, save_adapter, set_adapter_state
 from fedmed.model.load_model import shared_model
 from fedmed.pipeline.algorithm_start import first_adapter
+from fedmed.pipeline.calibration import calibrate_run, calibration_items, not_calibrated
 from fedmed.pipeline.comparison import REFERENCES, References
 from fedmed.pipeline.model_card import model_card
 from fedmed.pipeline.run_audit import enter_results, open_trail
@@ -41,6 +43,7 @@ from fedmed.pipeline.scoring import Records, Scorer, Scores, encode
 from fedmed.pipeline.summary import round_lines, summarize
 from fedmed.privacy.spending import check_heads, open_ledgers
 from fedmed.safety.assistant import MedicalAssistant
+from fedmed.safety.calibrator import CALIBRATION, read_calibrator
 from fedmed.training.plain import OnStep, use_threads
 from fedmed.training.stepper import StepResult
 from fedmed.training.steps import steps_per_round
@@ -158,6 +161,7 @@ class _Run:
             with self.clock.phase("eval"):
                 adapters = self._export(final)
                 federated = self._score(final, scorer)
+                confidence = self._calibration(next(iter(adapters.values())))
                 samples = self._samples(next(iter(adapters.values())), scorer)
             comparison = self._references(train, scorer) if self.compare else None
             head = self._close_audit(final, adapters, base, federated)
@@ -167,8 +171,7 @@ class _Run:
                 self.config, run_id=self.folder.name, command=known.get("command", ""), num_samples=self.num_samples,
                 ledgers=self.ledgers, final=final, adapters=list(adapters.values()), base=base, few_shot=few_shot,
                 federated=federated, written_answers=scorer.written_answers, comparison=comparison, samples=samples,
-                gate=self.gate,
-                wall_s=self.clock.spent,
+                gate=self.gate, confidence=confidence, wall_s=self.clock.spent,
             ) | {"audit_log": {"lines": head.lines, "head": head.head, "key": head.key}}  # fmt: skip
             write_atomic(self.folder.path / "model_card.md", model_card(summary))
             for place in adapters:
@@ -191,7 +194,8 @@ class _Run:
         federated = self.config.federated
         with track("reading records"):
             found = run_records(self.config)
-            self.loaded, self.gate, split, records = found.loaded, found.gate, found.split, found.own
+            self.loaded, self.gate, split, self.records = found.loaded, found.gate, found.split, found.own
+            records = self.records
             digest = _digest(records)
             self._check_data(digest)  # first: what a resumed run was made from stays in the lineage
             note_run(self.config, self.gate, self.folder.path, records, splits=[PROCESSED])
@@ -323,7 +327,7 @@ class _Run:
         """Enter what came of the run, and sign."""
         files = {place / WEIGHTS: state for place, state in adapters.items()}
         losses: dict[str, float | None] = {"baseline.json": base.loss, "federated.json": federated.loss}
-        losses |= dict.fromkeys(("few_shot.json", "comparison.json"))
+        losses |= dict.fromkeys(("few_shot.json", "comparison.json", CALIBRATION))
         enter_results(self._trail, self.folder, files, losses)
         return self._trail.ended(final.round)
 
@@ -383,14 +387,30 @@ class _Run:
         what = "scoring the base model with worked examples"
         return base, self._cached("few_shot.json", what, scorer.rows, scorer.few_shot)
 
+    def _calibration(self, state: AdapterState) -> dict[str, Any] | None:
+        """What the confidence of the shared adapter is worth, kept as ``calibration.json``; None where it is off."""
+        if not self.config.training.evaluation.calibration_items:
+            return None
+        known: dict[str, Any] | None = self.folder.read_json(CALIBRATION)
+        if known is None:
+            known = not_calibrated("a personal method has no shared adapter")
+            if not self.algorithm.traits.personal:
+                set_adapter_state(self.model, state, any_rank=True)
+                items = calibration_items(self.records, self.config)
+                with track("calibrating confidence", CHOICES * len(items)) as advance:
+                    known = calibrate_run(self.model, self.tokenizer, items, self.config, advance)
+            self.folder.write_json(CALIBRATION, known)
+        return known
+
     def _samples(self, state: AdapterState, scorer: Scorer) -> list[dict[str, Any]]:
         """Guarded answers to held-out questions, as a person would get them."""
         if not scorer.sample_questions:
             return []
         set_adapter_state(self.model, state, any_rank=True)
         assistant = MedicalAssistant(
-            self.model, self.tokenizer, config=self.config, run=self.folder.name, model_name=self.config.model.name
-        )
+            self.model, self.tokenizer, config=self.config, run=self.folder.name, model_name=self.config.model.name,
+            calibrator=read_calibrator(self.folder.path / CALIBRATION),
+        )  # fmt: skip
         with track("answering two questions" if len(scorer.sample_questions) == 2 else "answering questions"):
             answers = assistant.ask_many(scorer.sample_questions)
         return [

@@ -34,6 +34,7 @@ def summarize(
     comparison: Mapping[str, Any] | None,
     samples: list[dict[str, Any]],
     gate: Mapping[str, Any],
+    confidence: Mapping[str, Any] | None,
     wall_s: Mapping[str, float],
 ) -> dict[str, Any]:
     """The summary of a finished run; ARCHITECTURE.md names its keys.
@@ -90,6 +91,7 @@ def summarize(
         },
         "comparison": comparison,
         "samples": samples,
+        "confidence": confidence_of(confidence),
         "train_tokens": sum(metrics.tokens for metrics in trained) if shared else None,
         "wall_s": {name: round(seconds, 3) for name, seconds in wall_s.items()},
         "bytes": {
@@ -102,6 +104,15 @@ def summarize(
         "environment": environment(),
         "command": command,
     }
+
+
+def confidence_of(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """``calibration.json`` as the summary tells it: all but the calibrator itself; None where calibrating was off."""
+    if found is None:
+        return None
+    calibrator = found["calibrator"]
+    rest = {key: value for key, value in found.items() if key != "calibrator"}
+    return {"calibrated": calibrator is not None, "fitted_on": calibrator and calibrator["fitted_on"], **rest}
 
 
 def privacy_of(config: FedMedConfig, ledgers: Mapping[str, Ledger]) -> dict[str, Any]:
@@ -130,6 +141,8 @@ def privacy_of(config: FedMedConfig, ledgers: Mapping[str, Ledger]) -> dict[str,
         not_covered.append("the number of records, as each ε follows from it and the noise multiplier that was set")
     if privacy.shares_metrics:
         not_covered.append("each hospital's training losses and token counts")
+    if config.training.evaluation.calibration_items:
+        not_covered.append("the calibrator of confidence, which is fitted on held-out records")
     if hospital.on and not privacy.secure_sum:
         not_covered.append("each hospital's update as the coordinator sees it: the noise hides it in the sum alone")
     return {

@@ -5,6 +5,7 @@ Not covered: conversation (each question stands alone), retrieval of sources.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 from fedmed.config.load import default_config, load_config
 from fedmed.config.schema import FedMedConfig
 from fedmed.errors import RunNotFoundError
+from fedmed.safety.calibrator import CALIBRATION, Calibrator, read_calibrator, settings_digest
 from fedmed.safety.confidence import raw_confidence
 from fedmed.safety.guardrails import Decision, MedicalGuardrails
 from fedmed.safety.rails import RailHit
 from fedmed.types import Answer
+
+log = logging.getLogger(__name__)
 
 WITHHELD_MARK = "[WITHHELD TEXT, for professionals only: the guardrails did not let it pass]"
 
@@ -31,13 +35,21 @@ class MedicalAssistant:
         config: settings; its model and safety sections are used.
         run: name of the run that made the adapter; None for a base model.
         model_name: how answers name the model.
+        calibrator: states confidence; None, or one fitted on answers written otherwise: it is not calibrated.
 
     Raises:
         SafetyPolicyError: the policy file of the settings cannot be used.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, config: FedMedConfig, run: str | None = None, model_name: str
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        config: FedMedConfig,
+        run: str | None = None,
+        model_name: str,
+        calibrator: Calibrator | None = None,
     ) -> None:
         self.guardrails = MedicalGuardrails(config.safety)
         self.config = config
@@ -45,6 +57,7 @@ class MedicalAssistant:
         self.model_name = model_name
         self._model = model
         self._tokenizer = tokenizer
+        self.calibrator = _that_fits(calibrator, config)
 
     @classmethod
     def from_run(
@@ -59,14 +72,22 @@ class MedicalAssistant:
 
         Raises:
             RunNotFoundError: the folder has no finished adapter. ConfigError, ModelError, SafetyPolicyError.
+            DataFormatError: its ``calibration.json`` is damaged.
         """
         config = _run_config(run_folder, overrides, hospital)
+        calibrator = read_calibrator(run_folder / CALIBRATION)
         from fedmed.model.adapter import attach_adapter
         from fedmed.model.load_model import load_model_and_tokenizer
 
         base, tokenizer = load_model_and_tokenizer(config=config.model)
         model = attach_adapter(base, _adapter_folder(run_folder, hospital))
-        return cls(model, tokenizer, config=config, run=_run_name(run_folder), model_name=config.model.name)
+        if calibrator is not None and not _made_for(calibrator, model):
+            log.warning("%s was made for another adapter: confidence is not calibrated", run_folder / CALIBRATION)
+            calibrator = None
+        return cls(
+            model, tokenizer, config=config, run=_run_name(run_folder), model_name=config.model.name,
+            calibrator=calibrator,
+        )  # fmt: skip
 
     @classmethod
     def from_base(cls, config: FedMedConfig) -> MedicalAssistant:
@@ -101,25 +122,40 @@ class MedicalAssistant:
         open_ones = [index for index, answer in enumerate(answers) if answer is None]
         if not open_ones:
             return [answer for answer in answers if answer is not None]
+        asked = [self.guardrails.question_for_model(questions[index]) for index in open_ones]
         made = generate(
             self._model,
             self._tokenizer,
-            [self.guardrails.question_for_model(questions[index]) for index in open_ones],
+            asked,
             model_config=self.config.model,
             seed=self.config.federated.seed,
         )
-        for index, generated in zip(open_ones, made, strict=True):
+        sure = self._confidences(asked, made)
+        for index, generated, confidence in zip(open_ones, made, sure, strict=True):
             decision = self.guardrails.assess(
                 questions[index],
                 generated.text,
-                raw_confidence(generated.token_logprobs),
+                confidence,
                 notes=() if generated.finished else (_CUT_OFF,),
             )
             answers[index] = self._answer(decision, generated.text if show_withheld else None)
         return [answer for answer in answers if answer is not None]
 
+    def _confidences(self, questions: Sequence[str], made: Sequence[Any]) -> list[float]:
+        """Calibrated, or the mean token probability where there is no calibrator; questions as the model read them."""
+        if self.calibrator is None:
+            return [raw_confidence(generated.token_logprobs) for generated in made]
+        from fedmed.safety.signals import read_signals
+
+        signals = read_signals(
+            self._model, self._tokenizer, questions, model_config=self.config.model, answers=made,
+            samples=self.calibrator.samples, seed=self.config.federated.seed,
+        )  # fmt: skip
+        return [self.calibrator.confidence(own) for own in signals]
+
     def _answer(self, decision: Decision, withheld: str | None = None) -> Answer:
-        return _as_answer(decision, self.config, self.model_name, self.run, withheld)
+        calibrated = self.calibrator is not None and decision.raw_confidence is not None
+        return _as_answer(decision, self.config, self.model_name, self.run, withheld, calibrated=calibrated)
 
 
 def ask_once(
@@ -190,8 +226,9 @@ def _run_config(run_folder: Path, overrides: Sequence[str], hospital: str | None
 
 
 def _as_answer(
-    decision: Decision, config: FedMedConfig, model_name: str, run: str | None, withheld: str | None
-) -> Answer:
+    decision: Decision, config: FedMedConfig, model_name: str, run: str | None, withheld: str | None,
+    *, calibrated: bool = False,
+) -> Answer:  # fmt: skip
     text = decision.text
     if withheld and not decision.allowed:
         text = f"{text}\n\n{WITHHELD_MARK}\n{withheld.strip()}"
@@ -203,4 +240,19 @@ def _as_answer(
         disclaimer=config.safety.disclaimer,
         model=model_name,
         run=run,
+        raw_confidence=decision.raw_confidence,
+        calibrated=calibrated,
     )
+
+
+def _made_for(calibrator: Calibrator, model: Any) -> bool:
+    from fedmed.model.adapter import adapter_sha256, get_adapter_state
+
+    return calibrator.adapter == adapter_sha256(get_adapter_state(model))
+
+
+def _that_fits(calibrator: Calibrator | None, config: FedMedConfig) -> Calibrator | None:
+    if calibrator is not None and calibrator.settings != settings_digest(config.model):
+        log.warning("the calibrator was fitted on answers of another prompt or sampling: confidence is not calibrated")
+        return None
+    return calibrator

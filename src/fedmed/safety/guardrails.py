@@ -127,7 +127,7 @@ class MedicalGuardrails:
         Args:
             question: as it was asked.
             response: the model's answer.
-            confidence: raw, in [0, 1]; None where there is none, and then no threshold applies.
+            confidence: uncapped, in [0, 1]; None where there is none, and then no threshold applies.
             notes: hits known from elsewhere, such as an answer cut off at the length limit.
 
         Returns:
@@ -145,7 +145,7 @@ class MedicalGuardrails:
             low, high = self.config.min_confidence, self.config.max_confidence
             stated = min(confidence, high)
             if confidence < low:
-                why = f"the model is too unsure of its wording ({confidence:.2f}, at least {low:.2f} is needed)"
+                why = f"the model is too unsure of this answer ({confidence:.2f}, at least {low:.2f} is needed)"
                 hits.append(RailHit("confidence.low", "medium", "withhold", why))
             elif confidence > high:
                 why = f"stated as {high:.2f}, although the model's own figure is {confidence:.2f}"
