@@ -15,6 +15,7 @@ from typing import Any
 from fedmed.errors import DataFormatError, RunNotFoundError
 from fedmed.evaluation import report_parts as part
 from fedmed.evaluation import report_sections as sections
+from fedmed.evaluation.report_confidence import confidence
 from fedmed.utils.files import write_atomic
 
 REPORT = "report.html"
@@ -69,6 +70,7 @@ def render(
             ("Round by round", sections.curves(summary, rounds)),
             ("Against other ways to train", sections.comparison(summary)),
             ("Answers", sections.answers(summary)),
+            ("Confidence", confidence(summary)),
             ("Sample answers", sections.samples(summary)),
             ("Bytes, time and memory", sections.costs(summary)),
             ("Privacy", sections.privacy(summary)),

@@ -220,7 +220,8 @@ def samples(summary: Json) -> str:
             continue
         allowed = sample.get("allowed") is True
         confidence = part.number(sample, "confidence")
-        sure = "" if confidence is None else f" · confidence {confidence:.2f}"
+        about = "" if sample.get("calibrated") is not False else " (not calibrated)"
+        sure = "" if confidence is None else f" · confidence {confidence:.2f}{about}"
         reasons = "; ".join(part.esc(reason) for reason in part.list_of(sample, "reasons"))
         body += (
             f'<div class="sample{"" if allowed else " withheld"}">'
