@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help setup demo test test-all check bench-demo bench-speed bench-scale bench-algorithms bench-robust bench-wire bench-privacy \
-  bench-secure bench-hotspots bench-deid bench-safety bench-network chaos plots format clean browser
+  bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network chaos plots format clean browser
 help:
 	@echo "make setup     build $(VENV) with every extra that installs here"
 	@echo "make demo      four hospitals fine-tune a real model, then answer a question (no GPU, hub or server)"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench-robust make bench-wire  every rule under every attack; every encoding of what travels"
 	@echo "make bench-privacy  loss against epsilon, the time noise costs, attacks with and without it"
 	@echo "make bench-safety  what the guardrails catch, and what they stop that they should not"
+	@echo "make bench-confidence  how true the stated confidence is, on held-out questions that no fit has seen"
 	@echo "make bench-hotspots  where the engine spends its time"
 	@echo "make bench-secure  what the secure sum costs a hospital and the server, against the plain sum"
 	@echo "make bench-deid  what de-identification catches, misses and costs"
@@ -72,7 +73,7 @@ bench-scale: $(STAMP)
 	$(BIN)/python benchmarks/scale.py
 
 # Each finished run is kept under output-models/bench-cache, so a bench that was cut off goes on.
-bench-algorithms bench-robust bench-wire bench-privacy bench-secure bench-hotspots bench-deid bench-safety bench-network: bench-%: $(STAMP)
+bench-algorithms bench-robust bench-wire bench-privacy bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network: bench-%: $(STAMP)
 	$(BIN)/python benchmarks/$*.py
 
 chaos: $(STAMP)

@@ -150,6 +150,24 @@ def test_the_bench_of_encodings_compares_with_fp32_and_measures_once(bench, noth
     assert bench("wire")["rows"] == rows
 
 
+def test_the_bench_of_confidence_judges_on_questions_that_no_fit_has_seen(bench, monkeypatch):
+    monkeypatch.chdir(bench.folder)
+    confidence = importlib.import_module("confidence")
+    few = ("--fitted-on", "50", "--questions", "70")
+    result = bench("confidence", *few)
+    assert result["fitted_on"] == 50
+    assert result["measured"]["answers"] == 70
+    assert set(result["goals"]) == set(result["reached"]) == {"ece", "brier_skill", "auroc"}
+    (run,) = Path("output-models").glob("bench-confidence-*")
+    asked = confidence.Asked(run, None)
+    seen = {item.group for item in confidence.calibration_items(asked.records, asked.config)}
+    assert len(seen) == 50
+    assert not seen & {item.group for item in asked.unseen(10**6)}
+    for name in ("run_federation", "load_model_and_tokenizer", "examine"):
+        monkeypatch.setattr(confidence, name, None)
+    assert bench("confidence", *few)["measured"] == result["measured"]
+
+
 @pytest.mark.slow
 def test_privacy_is_measured_against_the_gain_without_it(bench, monkeypatch):
     privacy = importlib.import_module("privacy")
