@@ -6,8 +6,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fedmed.safety.guardrails import MedicalGuardrails
+from fedmed.safety.guardrails import SHOWN, MedicalGuardrails, gravest
 from fedmed.safety.normalise import normalise
+from fedmed.safety.rails import output_rail
 
 pytestmark = pytest.mark.property
 
@@ -115,9 +116,12 @@ def test_an_answer_is_shown_only_when_both_rails_and_the_confidence_allow_it(
     text: str, confidence: float | None
 ) -> None:
     assume(any(map(str.isalpha, text)))  # a lone number answers some questions, though by itself it is no answer
-    decision = GUARDRAILS.assess("What is asthma?", text, confidence)
+    question = "What is asthma?"
+    decision = GUARDRAILS.assess(question, text, confidence)
     sure = confidence is None or confidence >= GUARDRAILS.config.min_confidence
-    assert decision.allowed == (GUARDRAILS.check_response(text).is_safe and sure)
+    # With its question: an answer is weighed otherwise when nobody knows what was asked.
+    safe = gravest(output_rail(text, GUARDRAILS.policy, question)) in SHOWN
+    assert decision.allowed == (safe and sure)
     if decision.allowed:
         assert decision.text == text.strip()
     if decision.confidence is not None:
