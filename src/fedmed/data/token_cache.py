@@ -72,6 +72,19 @@ def cached_rows(
     return made
 
 
+def clear_tokens(root: Path) -> int:
+    """Remove every file of tokens; they can be made again. Returns how many there were.
+
+    Raises:
+        RunError: one cannot be removed.
+    """
+    files = list((root / "tokens").glob("*"))
+    for file in files:
+        with clear_write_errors(file):
+            file.unlink(missing_ok=True)
+    return len(files)
+
+
 @functools.cache
 def _say_once(root: Path, problem: str) -> None:
     log.warning("tokens are not kept in %s: %s", root, problem)

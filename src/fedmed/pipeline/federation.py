@@ -197,8 +197,7 @@ class _Run:
             self.loaded, self.gate, split, self.records = found.loaded, found.gate, found.split, found.own
             records = self.records
             digest = _digest(records)
-            self._check_data(digest)  # first: what a resumed run was made from stays in the lineage
-            note_run(self.config, self.gate, self.folder.path, records, splits=[PROCESSED])
+            self._check_data(digest)
         with track("loading the model"):
             self.model, self.tokenizer = shared_model(self.config.model, federated.seed)
         self.start = get_adapter_state(self.model)
@@ -215,7 +214,8 @@ class _Run:
                 )
         scorer = Scorer(self.model, self.tokenizer, records, self.config)
         self._prepare_training()
-        # Only now: a run that cannot start leaves the last split in its place.
+        # Only now: a run that cannot start leaves the last split in its place, and no note of itself.
+        note_run(self.config, self.gate, self.folder.path, records, splits=[PROCESSED])
         with folder_lock(PROCESSED.parent, wait=True):  # two runs may write their shares at the same moment
             shown_alpha = federated.dirichlet_alpha if federated.split == "dirichlet" else None
             manifest = write_split(

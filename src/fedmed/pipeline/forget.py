@@ -29,6 +29,7 @@ from fedmed.data.gate.drop import Problems, collected, drop_from_sets, drop_from
 from fedmed.data.gate.forgotten import add_tombstones, following, patient_of, read_tombstones, scoped
 from fedmed.data.gate.keys import KEY_FILE, keyed, open_key
 from fedmed.data.gate.lineage import Seen, notes, read_note
+from fedmed.data.token_cache import clear_tokens
 from fedmed.errors import DataError, DataFormatError, FedMedError, RunBusyError, RunError
 from fedmed.evaluation.report import REPORT, write_report
 from fedmed.utils.cache import cache_root
@@ -105,7 +106,7 @@ def forget(
         with collected(problems), _processed(gate_folder):
             done.dropped_from_splits += drop_from_split(PROCESSED.resolve(), gone)
         with collected(problems):
-            done.token_files = _clear_tokens()
+            done.token_files = clear_tokens(cache_root())
         for one in seen:
             if one.kind != "split" and any((sides := one.touches(names)).values()):
                 if one.kind == "run":
@@ -158,14 +159,6 @@ def _processed(gate_folder: Path) -> contextlib.AbstractContextManager[None]:
     if not parent.is_dir() or parent.resolve() == gate_folder.resolve():  # nothing is there, or it is held already
         return contextlib.nullcontext()
     return folder_lock(parent, wait=True)
-
-
-def _clear_tokens() -> int:
-    files = list((cache_root() / "tokens").glob("*"))
-    for file in files:
-        with clear_write_errors(file):
-            file.unlink(missing_ok=True)
-    return len(files)
 
 
 def _clean_run(folder: Path, sides: dict[str, int], problems: Problems) -> int:

@@ -71,7 +71,7 @@ def note_run(
 ) -> None:
     """Write into the hospital's lineage which records a run and its splits are made from; not for public sets.
 
-    Before anything is made from them: whoever forgets a patient from then on looks for them in this run.
+    Before anything but tokens is made from them: whoever forgets a patient from then on looks for them in this run.
 
     Raises:
         DataError: a patient was forgotten since the records were read.

@@ -26,15 +26,15 @@ def train_alone(config: FedMedConfig, out: Path) -> dict[str, Any]:
     settings = config.training.dataset
     found = load_gated(settings, config.federated.seed)
     with folder_atomic(out) as folder:
-        if found.hospitals_own:  # first: tokens and an adapter that are there are in the lineage
-            rows = found.dataset.select_columns(["id", "group", "split"])
-            note_seen(Path(settings.gate.folder), {out: "adapter"}, settings.name, rows)
         model, tokenizer = shared_model(config.model, config.federated.seed)
         with track("training") as advance:
             trained = train_local(
                 model, found.dataset, tokenizer, config,
                 on_step=lambda job, step, steps, result: advance(step=f"{step}/{steps}", loss=round(result.loss, 3)),
             )  # fmt: skip
+        if found.hospitals_own:  # first: an adapter that is there is in the lineage
+            rows = found.dataset.select_columns(["id", "group", "split"])
+            note_seen(Path(settings.gate.folder), {out: "adapter"}, settings.name, rows)
         trained.save_model(folder)
     metrics = trained.metrics
     return {

@@ -5,7 +5,7 @@
      "train": [["r-…", "p-…"], …], "test": […]}
 
 A run folder may be shown to others; what it saw is therefore written here and not there. It is written before anything
-is made from the records, so that a patient who is forgotten meanwhile is looked for there too.
+but tokens is made from the records, so that a patient who is forgotten meanwhile is looked for there too.
 Not covered: a folder that was moved or copied after it was made.
 """
 
@@ -21,7 +21,9 @@ from typing import Literal
 
 from fedmed.data.gate.forgotten import marks, read_tombstones
 from fedmed.data.gate.keys import keyed
+from fedmed.data.token_cache import clear_tokens
 from fedmed.errors import DataError, DataFormatError
+from fedmed.utils.cache import cache_root
 from fedmed.utils.files import folder_lock, private_folder, write_json
 
 Kind = Literal["run", "adapter", "split"]
@@ -75,6 +77,7 @@ def noting(
         forgotten = read_tombstones(gate_folder)
         gone = {record for pairs in sides.values() for record, group in pairs if marks(record, group) & forgotten}
         if gone:
+            clear_tokens(cache_root())  # theirs may have been made since
             raise DataError(
                 f"{len(gone)} records of {dataset} were forgotten while they were read",
                 "start again; if 'fedmed data forget' was cut off, repeat that first",
