@@ -497,10 +497,11 @@ def test_a_model_that_cannot_be_loaded_leaves_the_last_split_as_it_was(place, ca
 @pytest.mark.parametrize(
     ("what", "blocks", "argv"),
     [
-        ("data/processed", 3, data("big.jsonl")),
+        ("data/gate/lineage", 3, data("big.jsonl")),
+        ("data/processed", 3, run("training.dataset.name=hpo", "training.dataset.max_samples=400")),
         ("cache", 64, model("builtin:gemma-3-270m")),
     ],
-    ids=["the split", "the model cache"],
+    ids=["the lineage", "the split", "the model cache"],
 )
 def test_a_full_disk_is_one_line_and_what_was_there_stays(what, blocks, argv, place, tmp_path):
     write_lines(Path("big.jsonl"), records(400))

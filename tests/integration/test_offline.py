@@ -42,6 +42,7 @@ def only_unix(method):
         return method(self, *args, **kwargs)
     return call
 
+socket.has_ipv6 = False  # or urllib3 asks the kernel, when imported, whether ::1 can be bound; it sends nothing
 plain_init = socket.socket.__init__
 
 def init(self, family=-1, type=-1, proto=-1, fileno=None):

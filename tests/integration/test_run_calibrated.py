@@ -23,7 +23,8 @@ TINY = [
     "training.learning_rate=0.01", "training.evaluation.max_records_per_hospital=3",
     "training.evaluation.multiple_choice_items=0", "training.evaluation.generated_answers=0",
     "training.evaluation.few_shot=0", "training.evaluation.calibration_items=120", "federated.rounds=1",
-    "training.threads=1", "training.dataset.name=records.jsonl", "training.dataset.test_fraction=0.6",
+    "training.threads=1", "training.dataset.name=records.jsonl", "training.dataset.gate.unscanned=true",
+    "training.dataset.test_fraction=0.6",
 ]  # fmt: skip
 QUESTION = "What is sign 3 of the heart?"
 
