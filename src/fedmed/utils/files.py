@@ -71,7 +71,7 @@ def write_atomic(path: Path, data: bytes | str, *, private: bool = False) -> Non
     with clear_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb", opener=_owner_only if private else None) as file:
+            with open(temporary, "wb", opener=owner_only if private else None) as file:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
@@ -81,7 +81,8 @@ def write_atomic(path: Path, data: bytes | str, *, private: bool = False) -> Non
             temporary.unlink(missing_ok=True)
 
 
-def _owner_only(name: str, flags: int) -> int:
+def owner_only(name: str, flags: int) -> int:
+    """An ``opener`` for ``open``: a new file is its owner's alone from its first moment."""
     return os.open(name, flags, 0o600)
 
 

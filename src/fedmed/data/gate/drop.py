@@ -22,7 +22,7 @@ from fedmed.data.gate.keys import keyed
 from fedmed.data.gate.sets import GATE, QUARANTINE, RECORDS, sets_folder
 from fedmed.data.split_folder import read_manifest, read_split, write_split
 from fedmed.errors import DataFormatError, FedMedError
-from fedmed.utils.files import clear_write_errors, sha256_file, write_json
+from fedmed.utils.files import clear_write_errors, owner_only, sha256_file, write_json
 
 Problems = list[FedMedError]
 Row = tuple[str, str, str]  # id, group, content
@@ -130,7 +130,7 @@ def _filter(file: Path, names: Set[str]) -> _Left:
     temporary = file.with_name(f".{file.name}.tmp")
     with clear_write_errors(file):
         try:
-            with open(temporary, "wb", opener=_owner_only) as out:
+            with open(temporary, "wb", opener=owner_only) as out:
                 for number, line in enumerate(_lines(file), start=1):
                     if line.row is None:
                         left.damaged = left.damaged or number
@@ -149,10 +149,6 @@ def _filter(file: Path, names: Set[str]) -> _Left:
         finally:
             temporary.unlink(missing_ok=True)
     return left
-
-
-def _owner_only(name: str, flags: int) -> int:
-    return os.open(name, flags, 0o600)
 
 
 def _recount(folder: Path, left: dict[str, _Left]) -> None:
