@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from fedmed.safety.guardrails import SHOWN, MedicalGuardrails, gravest
@@ -82,6 +82,7 @@ def test_look_alike_letters_do_not_change_a_verdict(text: str, data: st.DataObje
     assert _verdicts(changed) == _verdicts(text)
 
 
+@example(text="the heart muscle is thick. take 500 mg of aspirin ", mark="!")
 @given(text=MADE_OF_RULES, mark=st.sampled_from(["!", "!!", "...", " .", "?!"[1:]]))
 def test_the_number_and_kind_of_marks_do_not_change_a_verdict(text: str, mark: str) -> None:
     assert _verdicts(text.replace(". ", f"{mark} ")) == _verdicts(text)

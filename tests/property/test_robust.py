@@ -196,6 +196,14 @@ def test_no_point_near_or_far_has_a_smaller_sum_of_distances_than_the_geometric_
         assert sum_of_distances(flat_of(each).astype(np.float64), updates) >= least
 
 
+def test_a_geometric_median_that_an_update_only_just_holds_is_that_update():
+    # The other two pull at (0, 1) with 1.995 of the 2 that would move it: Weiszfeld alone needs far over 1000 steps.
+    corners = [[2.0, 0.0], [3.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
+    updates = named([(np.float32(corner + [0] * 5), 1) for corner in corners])
+    result = flat(RULES["geometric_median"](updates, tolerate=0))
+    np.testing.assert_array_equal(result, flat_of(updates[2]))
+
+
 def test_the_geometric_median_of_a_triangle_is_its_fermat_point():
     corners = [[1.0, 0.0], [-1.0, 0.0], [0.0, 4.0]]  # every side is seen at 120 degrees from (0, 1/sqrt(3))
     updates = named([(np.array([*corner, 0, 0, 0, 0, 0], np.float32), 1) for corner in corners])

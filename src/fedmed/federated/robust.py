@@ -129,8 +129,10 @@ def geometric_median(updates: Sequence[Update], *, tolerate: int) -> dict[str, N
     Args, Returns and Raises as for ``median``. With R the largest distance of an honest update from any point c, the
     result is within 2 (n - f) / (n - 2f) R of c (triangle inequality on the sum of distances).
 
-    Source: Pillutla et al. 2022, arXiv:1912.13445, smoothed Weiszfeld algorithm, with two changes: no weights (see the
-    module's top), and a smoothing that grows with the updates, so that the rule commutes with scaling them.
+    Source: Pillutla et al. 2022, arXiv:1912.13445, smoothed Weiszfeld algorithm, with three changes: no weights (see
+    the module's top); a smoothing that grows with the updates, so that the rule commutes with scaling them; and where
+    one of the updates does better than the point reached, that update, as Weiszfeld creeps towards a median that lies
+    on an update whose pull only just holds.
     """
     ordered = _checked("geometric_median", updates, tolerate)
     products = inner_products(ordered)
@@ -145,6 +147,12 @@ def geometric_median(updates: Sequence[Update], *, tolerate: int) -> dict[str, N
         before, shares = shares, pulls / pulls.sum()
         if np.max(np.abs(shares - before)) <= _SETTLED:
             break
+    from_each = between @ shares
+    reached = np.sqrt(np.maximum(from_each - shares @ from_each / 2, 0.0)).sum()
+    from_updates = np.sqrt(between).sum(axis=1)
+    best = int(np.argmin(from_updates))
+    if from_updates[best] < reached:
+        shares = np.eye(len(ordered))[best]
     return _combine(ordered, shares)
 
 

@@ -20,7 +20,8 @@ _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{16,}={0,2}")
 _HEX = re.compile(r"(?<![0-9a-zA-Z])(?:(?:0x|\\x|%)?[0-9a-fA-F]{2}[\s,]?){10,}")
 _BINARY = re.compile(r"(?:\b[01]{8}\b\s?){4,}")
 _ESCAPES = re.compile(r"%[0-9a-fA-F]{2}|&#?\w{2,8};|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}")
-_LEET = re.compile(r"(?=\w*[a-z])(?=\w*[013457@$!|])[\w@$!|]{3,}", re.IGNORECASE)
+# A mark that ends a sentence is no letter: "thick!" is not "thicki".
+_LEET = re.compile(r"(?=\w*[a-z])(?=\w*[013457@$!|])(?:[\w@$|]|!(?=[\w@$|])){3,}", re.IGNORECASE)
 _SPACED = re.compile(r"(?<!\w)(?:\w[\W_]{1,3}){4,}\w(?!\w)")
 _MORSE = re.compile(r"(?:[.\-]{1,6}[ /|]+){8,}[.\-]{1,6}")
 _CODES = ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.."
