@@ -51,7 +51,7 @@ test: $(STAMP) browser
 	$(PYTEST) -m "not slow" tests
 
 test-all: $(STAMP) browser check
-	$(PYTEST) tests
+	$(PYTEST) --hypothesis-profile=explore tests
 
 bench-demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py
