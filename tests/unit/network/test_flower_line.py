@@ -1,4 +1,4 @@
-"""The coordinator's end of Flower: names for nodes, and losses told when the relay goes. No Flower is needed here."""
+"""The coordinator's end of Flower: names for nodes, and losses told when the relay goes. No Flower runs here."""
 
 from __future__ import annotations
 
@@ -160,6 +160,15 @@ def test_no_setting_of_flower_and_no_proxy_reaches_its_processes(
     assert around["FLWR_TELEMETRY_ENABLED"] == "0"
     assert around["FLWR_HOME"] == str(tmp_path)
     assert "127.0.0.1" in around["NO_PROXY"]
+
+
+def test_looks_for_answers_grow_rarer_but_never_cost_a_training_more_than_a_fiftieth() -> None:
+    server_app = pytest.importorskip("fedmed.network.flower.server_app", reason="needs Flower")
+    between = [server_app.pull_interval(float(waited)) for waited in range(600)]
+    assert between[0] == 0.5
+    assert between[-1] == 3.0
+    assert between == sorted(between)
+    assert all(pause <= max(0.5, waited / 50 + 1e-9) for waited, pause in enumerate(between))
 
 
 def test_nobody_at_a_port_is_told_with_the_next_step() -> None:

@@ -30,7 +30,6 @@ _OFF = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",  # seconds; Flower's own is 1
     "PYTHONUNBUFFERED": "1",
 }
 _APP = """\
@@ -116,7 +115,10 @@ def superlink_command(
         "--ssl-certfile", str(certificate), "--ssl-keyfile", str(key), "--ssl-ca-certfile", str(authority),
         "--enable-supernode-auth", "--database", str(folder / "state.db"), "--disable-runtime-dependency-installation",
     ]  # fmt: skip
-    around = {SOCKET: str(folder / "coordinator.sock"), LOG: str(folder.parent / "server.log.jsonl")}
+    around = {
+        SOCKET: str(folder / "coordinator.sock"), LOG: str(folder.parent / "server.log.jsonl"),
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "3",  # seconds; it starts one relay a run, and each look costs the server
+    }  # fmt: skip
     return command, environment(folder, around)
 
 

@@ -25,7 +25,7 @@ from fedmed.network.flower.launch import start_relay
 
 log = logging.getLogger(__name__)
 
-SILENCE = 45.0  # seconds without a word after which a server app counts as dead; it speaks every 2
+SILENCE = 45.0  # seconds without a word after which a server app counts as dead; it speaks every few
 _START = 60.0  # seconds in which a started server app must dial in
 _SLACK = 60.0  # seconds that Flower keeps a message beyond its use; the worker judges by the order's own expiry
 _PAUSE = 5.0  # seconds between two tries to start one

@@ -21,8 +21,10 @@ from flwr.serverapp import Grid, ServerApp
 from fedmed.network.flower.client_app import ORDER, RECORD, REPLY, TROUBLE
 from fedmed.network.flower.frames import SOCKET, Wire
 
-_PULL_EVERY = 0.5  # seconds; Flower's own strategies pull every 3
-_NODES_EVERY = 2.0
+_PULL_EVERY = 0.5  # seconds at first; Flower's own strategies pull every 3
+_PULL_AT_LEAST_EVERY = 3.0  # seconds, where all that is under way has been so for minutes
+_PULL_SHARE = 0.02  # of the time since the last order was sent: what waiting between two looks may add to a training
+_NODES_EVERY = 5.0
 
 app: Any = ServerApp()
 
@@ -40,14 +42,19 @@ def main(grid: Grid, context: Context) -> None:
             print("the coordinator hung up", flush=True)  # noqa: T201  (Flower keeps it as this run's log)
 
 
+def pull_interval(waited: float) -> float:
+    """Seconds between two looks for answers, after so many seconds since the last order: each look costs the server."""
+    return min(max(_PULL_EVERY, _PULL_SHARE * waited), _PULL_AT_LEAST_EVERY)
+
+
 class _Relay:
     def __init__(self, grid: Grid, wire: Wire) -> None:
         self._grid, self._wire = grid, wire
         self._tickets: dict[str, int] = {}  # Flower's message id -> ticket
-        self._pulled = self._looked = 0.0
+        self._pulled = self._looked = self._sent = 0.0
 
     def turn(self) -> None:
-        for header, body in self._wire.receive(0.1):
+        for header, body in self._wire.receive(0.25):
             if header["kind"] == "send":
                 self._send(header, body)
             else:
@@ -56,7 +63,7 @@ class _Relay:
         if now - self._looked >= _NODES_EVERY:
             self._looked = now
             self._wire.send({"kind": "nodes", "nodes": [str(node) for node in self._grid.get_node_ids()]})
-        if self._tickets and now - self._pulled >= _PULL_EVERY:
+        if self._tickets and now - self._pulled >= pull_interval(now - self._sent):
             self._pulled = now
             for message in self._grid.pull_messages(list(self._tickets)):
                 self._hand_over(message)
@@ -66,7 +73,7 @@ class _Relay:
         message = Message(content, dst_node_id=int(header["node"]), message_type="query", ttl=float(header["ttl"]))
         pushed = next(iter(self._grid.push_messages([message])), None)
         if pushed:
-            self._tickets[pushed] = header["ticket"]
+            self._tickets[pushed], self._sent = header["ticket"], time.monotonic()
         else:
             self._lost(header["ticket"], "Flower did not take it: the node has gone, or the message is too long")
 
