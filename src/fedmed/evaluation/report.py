@@ -62,9 +62,14 @@ def render(
     """The page as text; the same input gives the same bytes."""
     style = resources.files("fedmed.evaluation").joinpath("report.css").read_text(encoding="utf-8")
     name = part.esc(summary.get("run_id") or folder_name)
-    body = "".join(
-        part.section(title, content)
-        for title, content in (
+    return part.page(
+        "FED-MED run", name, styles=style,
+        header=(
+            f'<p class="meta">{_facts_line(summary)}</p>\n'
+            '<p class="warning" role="note"><strong>Not for clinical use.</strong> Research and education only;\n'
+            "every answer needs a qualified health professional's review.</p>"
+        ),
+        sections=(
             ("What the federation gained", sections.headline(summary)),
             ("Hospital by hospital", sections.hospitals(summary)),
             ("Round by round", sections.curves(summary, rounds)),
@@ -76,35 +81,9 @@ def render(
             ("Privacy", sections.privacy(summary)),
             ("Privacy, attacked", sections.attacked(audit or {})),
             ("How to repeat it", sections.repeat(summary, config)),
-        )
-    )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<link rel="icon" href="data:,">
-<title>FED-MED run {name}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-<header>
-<p class="eyebrow">FED-MED run report</p>
-<h1>{name}</h1>
-<p class="meta">{_facts_line(summary)}</p>
-<p class="warning" role="note"><strong>Not for clinical use.</strong> Research and education only;
-every answer needs a qualified health professional's review.</p>
-</header>
-{body}
-<footer>Made from the files of this run's folder; <code>fedmed report</code> writes it again.</footer>
-</main>
-</body>
-</html>
-"""
+        ),
+        footer="Made from the files of this run's folder; <code>fedmed report</code> writes it again.",
+    )  # fmt: skip
 
 
 def _facts_line(summary: dict[str, Any]) -> str:

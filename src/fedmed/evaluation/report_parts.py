@@ -94,6 +94,44 @@ def size(value: float | None) -> str:
     return f"{value:.0f}{_THIN}B" if unit == "B" else f"{value:.1f}{_THIN}{unit}"
 
 
+def page(kind: str, name: str, *, header: str, sections: Sequence[tuple[str, str]], footer: str, styles: str) -> str:
+    """A whole page of one file: no script, no request, and a policy that forbids both.
+
+    Args:
+        kind: what is shown, for the title: "FED-MED run".
+        name: whose, escaped.
+        header, footer: HTML below the heading and at the end.
+        sections: title and HTML of each.
+        styles: CSS.
+    """
+    body = "".join(section(title, content) for title, content in sections)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<link rel="icon" href="data:,">
+<title>{kind} {name}</title>
+<style>
+{styles}</style>
+</head>
+<body>
+<main>
+<header>
+<p class="eyebrow">{kind}</p>
+<h1>{name}</h1>
+{header}
+</header>
+{body}
+<footer>{footer}</footer>
+</main>
+</body>
+</html>
+"""
+
+
 def section(title: str, body: str) -> str:
     return f"<section><h2>{esc(title)}</h2>{body or MISSING}</section>"
 

@@ -39,9 +39,13 @@ def render(made: Inspection) -> str:
         for name in ("report.css", "inspection.css")
     )
     name = part.esc(Path(made.report.name).name or made.report.name)
-    body = "".join(
-        part.section(title, content)
-        for title, content in (
+    return part.page(
+        "FED-MED data inspection", name, styles=style,
+        header=(
+            f'<p class="meta">{_meta(made)}</p>\n'
+            f'<ul class="findings">{"".join(_finding(*one) for one in findings(made))}</ul>'
+        ),
+        sections=(
             ("Sizes", _sizes(made)),
             ("Lengths", _lengths(made)),
             ("What identifies people", _identifiers(made.identifiers or {})),
@@ -49,35 +53,12 @@ def render(made: Inspection) -> str:
             ("Specialties", _specialties(made)),
             ("Hospital by hospital", _hospitals(made)),
             ("Small numbers", _small(made)),
-        )
-    )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<link rel="icon" href="data:,">
-<title>FED-MED data: {name}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-<header>
-<p class="eyebrow">FED-MED data inspection</p>
-<h1>{name}</h1>
-<p class="meta">{_meta(made)}</p>
-<ul class="findings">{"".join(_finding(*one) for one in findings(made))}</ul>
-</header>
-{body}
-<footer>No record's text is on this page, but its counts describe a hospital's records: keep it there.
-Written by <code>fedmed data inspect --html</code>.</footer>
-</main>
-</body>
-</html>
-"""
+        ),
+        footer=(
+            "No record's text is on this page, but its counts describe a hospital's records: keep it there.\n"
+            "Written by <code>fedmed data inspect --html</code>."
+        ),
+    )  # fmt: skip
 
 
 def findings(made: Inspection) -> Iterator[tuple[bool, str, str]]:
