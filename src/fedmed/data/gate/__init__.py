@@ -5,7 +5,9 @@
     admission.py    consent and tombstones; ids become keyed ones
     scan.py, risk.py   one document: find, replace, and how much may be left
     build.py        a whole source: by several processes, resumable, constant memory
+    scan_sample.py  public records: a sample is reported on, nothing is rewritten
     sets.py         what that leaves on disk, and how it is found again
+    drop.py         records taken out of it again
     lineage.py      which runs, adapters and splits saw which records
     source.py       a dataset's name -> records that may be trained on, and what the gate says of them
 
