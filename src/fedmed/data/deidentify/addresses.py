@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from fedmed.data.deidentify.findings import Finding
+from fedmed.data.deidentify.scanning import holds, matches_at
 from fedmed.data.deidentify.vocabulary import LIKELY, SURE, UNKNOWN, WORD, Vocabulary
 from fedmed.data.deidentify.words import Words
 
@@ -79,6 +80,14 @@ _ABROAD = re.compile(
     r"|[A-ZÀ-Þ][\w\-]*(?:straße|strasse|str\.|gatan|gata|vägen|gade|vej|veien|katu|tie|laan|straat|weg|platz"
     r"|allee|utca|ulica)\.?\s+\d{1,5}[A-Za-z]?)"
 )  # fmt: skip
+_ABROAD_STARTS = (
+    "Rue", "Via", "Calle", "Avenida", "Rua", "Plaza", "Piazza", "Viale", "Corso", "Avenue", "Ulica", "ul.", "Carrera",
+    "Paseo", "Strada", "Place",
+)  # fmt: skip
+_ABROAD_ENDS = (
+    "straße", "strasse", "str", "gatan", "gata", "vägen", "gade", "vej", "veien", "katu", "tie", "laan", "straat",
+    "weg", "platz", "allee", "utca", "ulica",
+)  # fmt: skip
 _BOX = re.compile(
     r"(?i)\bP\.?\s?O\.?\s?Box\s*#?\s*\w*\d+\w*|\bpost office box\s*\d+|\b(?:R\.?R\.?"
     r"|rural route)\s*#?\d+,?\s*box\s*\d+"
@@ -102,6 +111,7 @@ _LABELLED = re.compile(
     r"(\d{5}(?:[-\s]\d{4})?|\d{3}(?:\*\*|xx)|[A-Z]\d[A-Z]\s?\d[A-Z]\d|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}"
     r"|\d{4}\s?[A-Z]{2}|\d{3,6})\b"
 )
+_FIVE = re.compile(r"\d(?<!\w\d)\d{4}(?!\w)")
 _FOUR = re.compile(r"(?<![\w#-])\d{5}-\d{4}(?![\w-])")
 _BARE = re.compile(r"(?<![\w.,#$-])\d{5}(?![\w%-]|[.,]\d)")
 _BARE_BEFORE = re.compile(
@@ -115,8 +125,21 @@ _POSTCODE_SMALL = re.compile(r"(?<![\w-])[a-z]{1,2}\d[a-z\d]?\s\d[a-z]{2}(?![\w-
 _LOSSY_CODES = frozenset({"MD", "PA", "MA", "OR", "IN", "ME", "HI", "OK", "AL", "ID", "LA", "MS", "DC", "CO", "MI"})
 """State codes that are also degrees or words."""
 
-_HOUSE = re.compile(r"\d\s?[A-Za-z(,-]?")
-_UNIT_NEAR = re.compile(r"\b(?:apt|apartment|suite|ste|unit|flat|studio)\b")
+_HOUSE = re.compile(r"\d(?<![\w.,/$-]\d)\d{0,5}(?:[A-Ca-c]?(?:-\d{1,5})?,? |\s)")
+"""A number that may be a house's, and the space behind it."""
+_UNITS = frozenset(["apt", "apartment", "suite", "ste", "unit", "flat", "studio"])
+_NAMED_ENDS = (
+    " Street", " Ave", " Road", " Rd", " Boulevard", " Blvd", " Lane", " Parkway", " Highway", " Drive", " Terrace",
+    " Crescent", " Turnpike",
+)  # fmt: skip
+_LONG_FRACTION = re.compile(r"\.\d{4}")
+_STREET_WORDS = frozenset(
+    [
+        "street", "avenue", "ave", "road", "rd", "boulevard", "blvd", "lane", "ln", "parkway", "highway", "terrace",
+        "crescent", "drive", "court", "circle", "place", "square", "way", "st", "row", "trail", "loop", "grove",
+        "plaza",
+    ]
+)  # fmt: skip
 _STREET_NEAR = re.compile(
     r"\d [^.\n]{1,40}\b(?:street|avenue|ave|road|rd|boulevard|blvd|lane|ln|parkway|highway|terrace|crescent"
     r"|drive|court|circle|place|square|way|st|row|trail|loop|grove|plaza)\b"
@@ -149,28 +172,30 @@ class AddressFinder:
     def _parts(self, view: Words) -> Iterator[Span]:
         text, folded = view.text, view.folded
         why = "a street and a house number"
-        if _HOUSE.search(text):
-            for match in _STREET.finditer(text):
+        if view.numbers or view.codes:
+            houses = [match.start() for match in _HOUSE.finditer(text)]
+            for match in matches_at(_STREET, text, houses):
                 yield match.start(), self._with_town(text, match.end()), 0.93, "place.street", why
-            for match in _ANY_STREET.finditer(text):
+            for match in matches_at(_ANY_STREET, text, houses):
                 if self._is_street(text, match):
                     yield match.start(), self._with_town(text, match.end()), 0.84, "place.street", why
-            unit = _UNIT_NEAR.search(folded) is not None
-            more: tuple[re.Pattern[str], ...] = (_WITH_UNIT, _UNIT_FIRST) if unit else ()
-            more += (_MILITARY,) if "po " in folded else ()
-            more += (_SMALL, _SHOUTED) if _STREET_NEAR.search(folded) else ()
-            for pattern in (_ABROAD, *more):
-                for match in pattern.finditer(text):
+            unit = not _UNITS.isdisjoint(view.present)
+            near = not _STREET_WORDS.isdisjoint(view.present) and _STREET_NEAR.search(folded) is not None
+            for pattern in (*((_WITH_UNIT,) if unit else ()), *((_SMALL, _SHOUTED) if near else ())):
+                for match in matches_at(pattern, text, houses):
+                    yield *match.span(), 0.85, "place.street", why
+            for pattern, may in ((_ABROAD, _abroad(view)), (_UNIT_FIRST, unit), (_MILITARY, "po " in folded)):
+                for match in pattern.finditer(text) if may else ():
                     yield *match.span(), 0.85, "place.street", why
             for match in _ALONE.finditer(text) if unit else ():
                 yield *match.span(), 0.6, "place.unit", "an apartment or a suite"
             for match in _BOX.finditer(text) if "box" in folded else ():
                 yield *match.span(), 0.93, "place.box", "a post-office box"
-            for match in _COORDINATES.finditer(text):
+            for match in _COORDINATES.finditer(text) if _LONG_FRACTION.search(text) else ():
                 yield *match.span(), 0.85, "place.coordinates", "latitude and longitude"
         for match in _CORNER.finditer(text) if "corner of" in folded else ():
             yield *match.span(), 0.8, "place.corner", "the corner of two streets"
-        for match in _NAMED.finditer(text):
+        for match in _NAMED.finditer(text) if holds(text, _NAMED_ENDS) else ():
             first = match.group().split()[0].lower()
             if not self.vocabulary.is_function_word(first) or first in ("north", "south", "east", "west"):
                 yield match.start(), self._with_town(text, match.end()), 0.7, "place.street", "a street by its name"
@@ -210,6 +235,9 @@ class AddressFinder:
 
     def with_state(self, text: str, end: int) -> tuple[int, tuple[int, int] | None]:
         """Where a place ends with ", NY" or ", Texas" behind it, and its postal code, which is a finding of its own."""
+        sign = text[end : end + 1]
+        if sign not in (",", "^") and not sign.isspace():
+            return end, None
         match = STATE_AFTER.match(text, end)
         if match is not None and match.group(2).replace(".", "") in self.lexicon.state_codes:
             return (match.end(2), match.span(3)) if match.group(3) else (match.end(2), None)
@@ -228,7 +256,7 @@ class AddressFinder:
 
     def state_follows(self, text: str, end: int, word: str) -> bool:
         """ ", NY" or ", Texas" behind a capital word; ", MD" is a degree behind a name."""
-        if _CODE_AFTER.match(text, end) and word in self.lexicon.towns:
+        if word in self.lexicon.towns and _CODE_AFTER.match(text, end):
             return True
         if text[end : end + 1] != ",":
             return False
@@ -249,19 +277,28 @@ class AddressFinder:
     def zips(self, view: Words) -> Iterator[Finding]:
         """Postal codes that need no place before them."""
         text, folded = view.text, view.folded
-        for match in _LABELLED.finditer(text) if "zip" in folded or "post" in folded else ():
+        for match in _LABELLED.finditer(text) if holds(folded, ("zip", "postal", "postcode")) else ():
             yield Finding(*match.span(1), "ZIP", 0.96, "zip.label", "a postal code after its label")
-        for match in _FOUR.finditer(text):
+        fives = [match.start() for match in _FIVE.finditer(text)]
+        for match in matches_at(_FOUR, text, fives):
             if match.group()[:5] in self.lexicon.zips:
                 yield Finding(*match.span(), "ZIP", 0.8, "zip.four", "a ZIP code with four more digits")
-        for match in _BARE.finditer(text):
+        for match in matches_at(_BARE, text, fives):
             if match.group() in self.lexicon.zips and _BARE_BEFORE.search(
                 text, max(0, match.start() - 30), match.start()
             ):
                 yield Finding(*match.span(), "ZIP", 0.65, "zip.bare", "an assigned ZIP code where a place is spoken of")
         for pattern in (_POSTCODE, _POSTCODE_SMALL):
-            for match in pattern.finditer(text):
+            for match in matches_at(pattern, text, view.codes):
                 yield Finding(*match.span(), "ZIP", 0.6, "zip.abroad", "built as a postal code")
 
     def is_plain(self, word: str) -> bool:
         return self.vocabulary.kind(word) == WORD
+
+
+def _abroad(view: Words) -> bool:
+    """Whether a street may be written as abroad: its kind first, or its number last."""
+    text = view.text
+    return holds(text, _ABROAD_STARTS) or any(
+        text[at - 1 : at].isspace() and text[:at].rstrip().rstrip(".").endswith(_ABROAD_ENDS) for at in view.numbers
+    )

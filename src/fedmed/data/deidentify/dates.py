@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 
 from fedmed.data.deidentify.findings import Finding
+from fedmed.data.deidentify.scanning import holds, matches_at, words_before
 from fedmed.data.deidentify.words import Words
 
 _MONTH = (
@@ -53,7 +54,10 @@ _COMPACT = re.compile(
 )
 _SENTENCE_MAY = re.compile(r"\d{1,2}\.\s+(?:May|March)$")
 _VERB_AFTER = re.compile(r"\s+[a-z]")
-_MONTH_NEAR = re.compile(r"(?i)(?<![a-z])(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)")
+_MONTH_NEAR = re.compile(r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)(?<![a-z]...)")
+"""Of the text in small letters."""
+_START = re.compile(r"[adefjlmnostwADEFJLMNOSTW\d](?<!\w.)")
+"""What a written date begins with: a month, a day, a weekday, "the", "early" …"""
 _NUMERIC = re.compile(
     rf"(?<![\w./\-])(?:"
     rf"(?:1[89]|20)\d\d([-/.])(?:0?[1-9]|1[0-2])\1{_DAY}(?!\d){_CLOCK}"
@@ -99,6 +103,7 @@ _MONTH_ALONE = re.compile(
 _MONTH_SURE = re.compile(
     r"\b(?:January|February|April|June|July|August|September|October|November|December)\b(?!\s+[A-Z][a-z])"
 )
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _DAY_ALONE = re.compile(rf"\b(?:(?i:last|next|this)\s+)?(?:{_WEEKDAY})\b")
 _DAY_OF_MONTH = re.compile(
     rf"(?i)\bon the ({_DAY}{_ORDINAL})\b(?!\s+(?:day|postop|hospital|of\s+(?:life|admission)|attempt|week|visit))"
@@ -115,7 +120,11 @@ _HOLIDAY = re.compile(
     r"|Good\s+Friday)(?:[,\s]+(?:of\s+)?(?:19|20)\d\d)?\b"
     r"(?!\s+(?:disease|factor))"
 )
-_TIME_STAMP = re.compile(r"\b(?:19|20)\d\d-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?\b")
+_HOLIDAY_START = re.compile(
+    "Christmas|Thanksgiving|New|Easter|Halloween|Labor|Memorial|Independence|Fourth|4th|Valentine|Mother|Father|Veterans"
+    "|Columbus|Presidents|St|Boxing|Diwali|Eid|Ramadan|Hanukkah|Chanukah|Yom|Rosh|Passover|Lunar|Chinese|Tế|Bastille"
+    "|Cinco|Juneteenth|Mardi|Ash|Epiphany|Holi|Kwanzaa|Bank|Canada|Australia|Groundhog|Good"
+)
 
 _TENS = r"(?i:ninety|one[\s-]hundred(?:[\s-]and)?|a[\s-]hundred(?:[\s-]and)?)"
 _ONES = r"(?i:[\s-](?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve))?"
@@ -123,32 +132,39 @@ _OLD = r"(?:9\d|1[0-3]\d)"
 _AGE_UNIT = (
     r"(?:[\s-]*(?:years?|yrs?\.?|y\.?)(?:[\s-]*(?:old|o\b\.?|of[\s-]age))?|\s*/?\s*y\s*/?\s*o\b|\s?yo\b|\s?y/o\b)"
 )
-_AGES = (
-    re.compile(rf"(?<![\w.,/$-])({_OLD}){_AGE_UNIT}(?![a-z])"),
-    re.compile(rf"\b({_TENS}{_ONES})[\s-]*(?:years?|yrs?)[\s-]*(?:old|of age)?\b"),
+_OLD_NEAR = re.compile(r"[19](?<!\d[19])(?:(?<=9)\d|(?<=1)[0-3]\d)(?!\d)")
+_AGE_WITH_UNIT = re.compile(rf"(?<![\w.,/$-])({_OLD}){_AGE_UNIT}(?![a-z])")
+_AGE_OF = re.compile(
+    rf"(?<![\w.,/$-])({_OLD})(?=\s?[MF]\b|[\s-]+(?:male|female|man|woman|gentleman|lady|nonagenarian|centenarian)\b)"
+)
+_AGES_AFTER = (
     re.compile(rf"(?i:\b(?:aged?|age of|age is|age was|age at [a-z]+|turn(?:ed|ing|s)|age)\b\s*[:=(]?\s*(?:of\s+"
         rf"|is\s+|was\s+)?)({_OLD})(?![\w%/]|\.\d|-\d)"),
-    re.compile(rf"(?i:\b(?:aged?|age of|turn(?:ed|ing|s))\s+)({_TENS}{_ONES})\b"),
-    re.compile(r"\b(?i:in (?:his|her|their)\s+(?:(?:early|mid|late)[\s-]+)?)((?i:nineties)|90['’]?s|100s)\b"),
-    re.compile(rf"(?<![\w.,/$-])({_OLD})(?=\s?[MF]\b|[\s-]+(?:male|female|man|woman|gentleman|lady|nonagenarian"
-        rf"|centenarian)\b)"),
     re.compile(rf"(?i:\b(?:he|she|patient|pt|who|mother|father|grandmother|grandfather)\s*(?:is|was|'s|’s"
         rf"|,)\s*(?:now\s+|already\s+)?)({_OLD})(?=[\s.,;)]|$)(?!\s*(?:%|kg|mg|lb|cm|bpm|mm|in\b|percent|pounds"
         rf"|units|and\s+\d))"),
-    re.compile(r"\b((?i:nonagenarian|centenarian|supercentenarian))\b"),
-    re.compile(r"\b((?i:ninety)[- ](?i:one|two|three|four|five|six|seven|eight|nine)"
-        r"|(?i:one hundred and)(?i: (?:one|two|three|four|five|six|seven|eight|nine|ten|eleven"
-        r"|twelve)))\b(?!\s*(?i:percent|per cent|mg|ml|days|minutes|units|%|patients|hours))"),
-    re.compile(rf"[A-Za-zÀ-ÿ]\.? \(({_OLD})\)"),
-    re.compile(rf"[A-ZÀ-Þ][a-zà-ÿ]+, ({_OLD})(?=,)"),
     re.compile(rf"\b[Aa]t ({_OLD})(?=,? (?:the|she|he|they|her|his|you|a|it|one|we)\b)"),
 )  # fmt: skip
-_OLD_NEAR = re.compile(rf"(?<![\d.,]){_OLD}(?!\d)")
-_AGE_WORDS = (_AGES[1], _AGES[3], _AGES[4], _AGES[7], _AGES[8])
+"""They begin with a word, at most five words before the age."""
+_AGE_IN_BRACKETS = re.compile(rf"[A-Za-zÀ-ÿ]\.? \(({_OLD})\)")
+_AGE_IN_COMMAS = re.compile(rf"[A-ZÀ-Þ][a-zà-ÿ]+, ({_OLD})(?=,)")
+_TENS_OF_YEARS = re.compile(rf"\b({_TENS}{_ONES})[\s-]*(?:years?|yrs?)[\s-]*(?:old|of age)?\b")
+_AGES_IN_WORDS = (
+    (_TENS_OF_YEARS, ("ninet", "hundred")),
+    (re.compile(rf"(?i:\b(?:aged?|age of|turn(?:ed|ing|s))\s+)({_TENS}{_ONES})\b"), ("ninet", "hundred")),
+    (re.compile(r"\b(?i:in (?:his|her|their)\s+(?:(?:early|mid|late)[\s-]+)?)((?i:nineties)|90['’]?s|100s)\b"),
+        ("nineties", "90s", "90's", "90’s", "100s")),
+    (re.compile(r"\b((?i:nonagenarian|centenarian|supercentenarian))\b"), ("genarian", "centenar")),
+    (re.compile(r"\b((?i:ninety)[- ](?i:one|two|three|four|five|six|seven|eight|nine)"
+        r"|(?i:one hundred and)(?i: (?:one|two|three|four|five|six|seven|eight|nine|ten|eleven"
+        r"|twelve)))\b(?!\s*(?i:percent|per cent|mg|ml|days|minutes|units|%|patients|hours))"), ("ninet", "hundred")),
+)  # fmt: skip
+"""And what the text in small letters must hold for each."""
 _BIRTH_YEAR = re.compile(
     r"(?i:\b(?:born(?:\s+in)?|birth year|year of birth|yob|b\.|birthdate|dob)\b\s*[:=]?\s*(?:in\s+|is\s+"
     r"|was\s+)?)((?:18|19|20)\d\d)\b(?![-/.]\d)"
 )
+_BIRTH_NEAR = ("born", "birth", "yob", "dob", "b.1", "b.2", "b.i", "b.w")
 _RANGE = re.compile(
     r"(?i)(?:between|from|ages?|to|[-–>≥<≤]|over|under|above|below|than|up to|older|percent|\d\s*(?:-|–|to|or"
     r"|and))\s*$"
@@ -162,32 +178,42 @@ def find(view: Words, year: int | None = None) -> Iterator[Finding]:
     Args:
         year: the present year, for birth years that tell an age over 89; None: by the clock.
     """
-    text, small = view.text, view.folded
+    text, small, numbers = view.text, view.folded, view.numbers
+    months = [match.start() for match in _MONTH_NEAR.finditer(small)]
     yield from _ages(text, small, year or datetime.date.today().year)
-    yield from _written(text)
-    if any(character.isdigit() for character in text):
-        for match in _NUMERIC.finditer(text):
-            yield Finding(*match.span(), "DATE", 0.94, "date.numeric", "numbers written as a date")
-        for match in _SHORT.finditer(text):
-            if _is_short_date(text, match):
-                yield Finding(*match.span(), "DATE", 0.75, "date.short", "month and day where a date is said to follow")
-        for match in _WEEKDAY_SHORT.finditer(text):
-            yield Finding(*match.span(), "DATE", 0.9, "date.short", "a weekday, day and month")
-        for match in _SHORT_RANGE.finditer(text):
-            yield Finding(*match.span(), "DATE", 0.8, "date.range", "two dates without years")
-        for match in _DAY_OF_MONTH.finditer(text):
-            yield Finding(*match.span(1), "DATE", 0.7, "date.day", "a day of the month after 'on the'")
-    months = _MONTH_NEAR.search(text) is not None
-    for match in _COMPACT.finditer(text) if months else ():
-        yield Finding(*match.span(), "DATE", 0.95, "date.written", "a day, a month and a year without a space")
-    for match in _MONTH_ALONE.finditer(text) if months else ():
-        yield Finding(*match.span(2), "DATE", 0.75, "date.month", "a month after a word of time")
-    for match in _MONTH_SURE.finditer(text) if months else ():
-        yield Finding(*match.span(), "DATE", 0.6, "date.month", "the name of a month")
-    for match in _DAY_ALONE.finditer(text) if "day" in small else ():
+    yield from _written(text, months)
+    for match in matches_at(_NUMERIC, text, numbers):
+        yield Finding(*match.span(), "DATE", 0.94, "date.numeric", "numbers written as a date")
+    yield from _short(text, [at for at in numbers if "/" in text[at + 1 : at + 3]])
+    for match in matches_at(_DAY_OF_MONTH, text, [at - 7 for at in numbers if small[max(0, at - 7) : at] == "on the "]):
+        yield Finding(*match.span(1), "DATE", 0.7, "date.day", "a day of the month after 'on the'")
+    yield from _with_month(text, months)
+    for match in _DAY_ALONE.finditer(text) if holds(text, _DAYS) else ():
         yield Finding(*match.span(), "DATE", 0.6, "date.weekday", "a day of the week")
-    for match in _HOLIDAY.finditer(text):
+    for match in matches_at(_HOLIDAY, text, (start.start() for start in _HOLIDAY_START.finditer(text))):
         yield Finding(*match.span(), "DATE", 0.65, "date.holiday", "a day of the year by its name")
+
+
+def _with_month(text: str, months: list[int]) -> Iterator[Finding]:
+    """Months without a day, and days that no space parts from their month."""
+    for match in matches_at(_COMPACT, text, (at for month in months for at in (month - 2, month - 1) if at >= 0)):
+        yield Finding(*match.span(), "DATE", 0.95, "date.written", "a day, a month and a year without a space")
+    for match in matches_at(_MONTH_ALONE, text, (at for month in months for at in words_before(text, month, 1, "-"))):
+        yield Finding(*match.span(2), "DATE", 0.75, "date.month", "a month after a word of time")
+    for match in matches_at(_MONTH_SURE, text, months):
+        yield Finding(*match.span(), "DATE", 0.6, "date.month", "the name of a month")
+
+
+def _short(text: str, slashes: list[int]) -> Iterator[Finding]:
+    """Days and months without a year; ``slashes`` are numbers with a slash behind them."""
+    for match in matches_at(_SHORT, text, slashes):
+        if _is_short_date(text, match):
+            yield Finding(*match.span(), "DATE", 0.75, "date.short", "month and day where a date is said to follow")
+    days = (at for slash in slashes for at in words_before(text, slash, 1, ".,"))
+    for match in matches_at(_WEEKDAY_SHORT, text, days):
+        yield Finding(*match.span(), "DATE", 0.9, "date.short", "a weekday, day and month")
+    for match in matches_at(_SHORT_RANGE, text, slashes):
+        yield Finding(*match.span(), "DATE", 0.8, "date.range", "two dates without years")
 
 
 def _is_short_date(text: str, match: re.Match[str]) -> bool:
@@ -206,14 +232,16 @@ def _is_short_date(text: str, match: re.Match[str]) -> bool:
     return padded or (max(first, second) > 12 and second not in (15, 20, 24, 25, 30))
 
 
-def _written(text: str) -> Iterator[Finding]:
-    """Dates with a month's name; the long pattern is tried only around one."""
+def _written(text: str, months: list[int]) -> Iterator[Finding]:
+    """Dates with a month's name; the long pattern is tried at the few words before one."""
     last = 0
-    for hit in _MONTH_NEAR.finditer(text):
-        if hit.end() <= last:
+    for month in months:
+        if month + 3 <= last:
             continue
-        match = _WRITTEN.search(text, max(last, hit.start() - 36), min(len(text), hit.end() + 60))
-        if match is not None and match.start() <= hit.start() < match.end():
+        end = min(len(text), month + 63)
+        starts = (start.start() for start in _START.finditer(text, max(last, month - 36), month + 1))
+        match = next((found for start in starts if (found := _WRITTEN.match(text, start, end))), None)
+        if match is not None and match.end() > month:
             if _SENTENCE_MAY.match(text, match.start(), match.end()) and _VERB_AFTER.match(text, match.end()):
                 continue
             last = match.end()
@@ -221,21 +249,39 @@ def _written(text: str) -> Iterator[Finding]:
 
 
 def _ages(text: str, small: str, year: int) -> Iterator[Finding]:
-    numbers = _OLD_NEAR.search(text) is not None
-    for pattern in _AGES:
-        if pattern not in _AGE_WORDS and not numbers:
-            continue
-        if pattern in _AGE_WORDS and not any(
-            word in small for word in ("ninet", "hundred", "genarian", "centenar", "90", "100s")
-        ):
-            continue
-        for match in pattern.finditer(text):
-            start, end = match.span(1) if pattern.groups else match.span()
-            before = text[max(0, match.start() - 14) : match.start()]
-            if not _RANGE.search(before) or pattern not in _AGES[:2]:
-                yield Finding(start, end, "AGE_OVER_89", 0.95, "age.over_89", "an age over 89")
-    for match in _BIRTH_YEAR.finditer(text):
+    for start, end in (*_ages_in_digits(text), *_ages_in_words(text, small)):
+        yield Finding(start, end, "AGE_OVER_89", 0.95, "age.over_89", "an age over 89")
+    for match in _BIRTH_YEAR.finditer(text) if holds(small, _BIRTH_NEAR) else ():
         if int(match.group(1)) < year - OVER:
             yield Finding(
                 *match.span(1), "AGE_OVER_89", 0.9, "age.birth_year", "a birth year that tells an age over 89"
             )
+
+
+def _ages_in_digits(text: str) -> Iterator[tuple[int, int]]:
+    for near in _OLD_NEAR.finditer(text):
+        at = near.start()
+        if (match := _AGE_WITH_UNIT.match(text, at)) and not _in_range(text, at):
+            yield match.span(1)
+        if match := _AGE_OF.match(text, at):
+            yield match.span(1)
+        if text[at - 1 : at] == "(":
+            yield from (match.span(1) for match in matches_at(_AGE_IN_BRACKETS, text, (max(0, at - 4), max(0, at - 3))))
+        for start in words_before(text, at, 5, "'’,:=("):
+            for pattern in _AGES_AFTER:
+                if match := pattern.match(text, start):
+                    yield match.span(1)
+            if match := _AGE_IN_COMMAS.search(text, start, near.end() + 1):
+                yield match.span(1)
+
+
+def _ages_in_words(text: str, small: str) -> Iterator[tuple[int, int]]:
+    for pattern, near in _AGES_IN_WORDS:
+        for match in pattern.finditer(text) if holds(small, near) else ():
+            if pattern is not _TENS_OF_YEARS or not _in_range(text, match.start()):
+                yield match.span(1)
+
+
+def _in_range(text: str, start: int) -> bool:
+    """Whether a number before, or a word, makes an age one end of a range: "80 to 95 years"."""
+    return _RANGE.search(text[max(0, start - 14) : start]) is not None

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fedmed.data.deidentify import operators, recognisers
-from fedmed.data.deidentify.findings import TYPES, Finding, resolve
+from fedmed.data.deidentify.findings import BY_PLACE, TYPES, Finding, resolve
 from fedmed.data.deidentify.policy import Operator, Policy
+from fedmed.data.deidentify.words import WALL, Words
 
 if TYPE_CHECKING:
     from presidio_analyzer import AnalyzerEngine
 
 OURS = re.compile(rf"\[(?:{'|'.join(TYPES)})(?::[0-9a-f]{{16}}| \d{{3,4}})?\]")
 """What ``apply`` writes; it identifies nobody and is never found."""
-_WALL = "\u2588"  # neither letter, digit nor space: rules do not reach across it
 _PASSES = 3
 _BY_COMPANY = ["NAME", "LOCATION"]
 """Types whose rules look at the words around: what was found may change the company of what was not."""
@@ -52,15 +52,14 @@ class Deidentifier:
         What a first pass found is walled off and the rest is read again, so that de-identified text comes out as it
         went in.
         """
-        rest = OURS.sub(lambda match: _WALL * len(match.group()), text)
+        rest = Words(OURS.sub(lambda match: WALL * len(match.group()), text))
         found = more = self._once(rest, self._kinds)
         for _ in range(_PASSES):
             if not more:
                 break
-            for finding in more:
-                rest = rest[: finding.start] + _WALL * (finding.end - finding.start) + rest[finding.end :]
+            rest = rest.behind_walls([(finding.start, finding.end) for finding in more])
             more = self._once(rest, _BY_COMPANY)
-            found = tuple(sorted((*found, *more)))
+            found = tuple(sorted((*found, *more), key=BY_PLACE))
         return found
 
     def apply(self, text: str, findings: Sequence[Finding], *, patient: str = "", record: str = "") -> str:
@@ -91,11 +90,12 @@ class Deidentifier:
             spots.append("names and places that are also everyday words where no title, relation or preposition tells")
         return spots
 
-    def _once(self, text: str, kinds: list[str]) -> tuple[Finding, ...]:
+    def _once(self, view: Words, kinds: list[str]) -> tuple[Finding, ...]:
         results = self._analyzer.analyze(
-            text, "en", entities=kinds, score_threshold=self.policy.min_score, return_decision_process=True
-        )
-        return resolve(map(recognisers.to_finding, results), text)
+            view.text, "en", entities=kinds, score_threshold=self.policy.min_score, return_decision_process=True,
+            nlp_artifacts=recognisers.artifacts(view),
+        )  # fmt: skip
+        return resolve(map(recognisers.to_finding, results), view.text)
 
 
 __all__ = ["Deidentifier", "Finding", "Operator", "Policy"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 
 from fedmed.data.deidentify.addresses import Span
 from fedmed.data.deidentify.lists import phrases_of, words_of
+from fedmed.data.deidentify.scanning import matches_at
 from fedmed.data.deidentify.vocabulary import Vocabulary
 from fedmed.data.deidentify.words import INITIAL, LOWER, TITLE, UPPER, Words
 
@@ -63,6 +65,16 @@ _PLAIN = re.compile(
     r"|hospital|HOSPITAL|CLINIC)"
     r"(?:\s+(?:of|at)\s+[A-Z][a-z]+(?:\s[A-Z][a-z]+)?)?)"
 )  # fmt: skip
+_ADJECTIVES = frozenset(
+    [
+        "city", "county", "general", "memorial", "community", "regional", "university", "children", "childrens",
+        "women", "womens", "veterans", "va", "state", "central", "national", "royal", "queen", "queens", "king",
+        "kings", "district", "northern", "southern", "eastern", "western", "north", "south", "east", "west", "midtown",
+        "downtown", "uptown",
+    ]
+)  # fmt: skip
+_PREPOSITIONS = frozenset(["at", "to", "from", "in", "by", "of"])
+_SAINT_START = re.compile(r"(?:St\.?|Saint|Ste\.|Santa|Our\s+Lady\s+of|Holy|Sacred)\s+(?=[A-Z])")
 _SAINT = re.compile(
     r"\b(?:St\.?|Saint|Ste\.|Santa|Our\s+Lady\s+of|Holy|Sacred)\s+(?:[A-Z][\w\-]+(?:['’]s)?)(?:(?:\s+and\s+"
     r"|\s*&\s*| )[A-Z][a-z][\w\-]*(?:['’]s)?)*"
@@ -90,19 +102,20 @@ class FacilityFinder:
 
     def spans(self, view: Words) -> Iterator[Span]:
         text, words = view.text, view.words
-        known = _KNOWN_STARTS & {re.split(r"['’-]", word.lower)[0] for word in words if word.case != LOWER}
-        for match in _KNOWN.finditer(text) if known else ():
+        known = (words[index].start for index in view.capitals if _ends(words[index].lower)[0] in _KNOWN_STARTS)
+        for match in matches_at(_KNOWN, text, known):
             after = text[match.end() : match.end() + 12].strip().split(" ", 1)[0].strip(",.").lower()
             if after not in self.vocabulary_heads:
                 yield *match.span(), 0.8, "place.known_facility", "a hospital that is known by its name"
-        for match in _PLAIN.finditer(text):
+        for match in matches_at(_PLAIN, text, _before_adjectives(view)):
             yield *match.span(1), 0.66, "place.facility", "a hospital by what it is called, where somebody was"
-        for match in _SAINT.finditer(text):
+        for match in matches_at(_SAINT, text, (saint.start() for saint in _SAINT_START.finditer(text))):
             yield *match.span(), 0.72, "place.saint", "named after a saint"
-        for index, word in enumerate(words):
-            if word.lower in _ENDS and word.case in (TITLE, UPPER):
+        for index in view.capitals:
+            if words[index].lower in _ENDS and words[index].case != INITIAL:
                 yield from self._named(view, index)
-            elif word.case == LOWER and word.lower in _SMALL_ENDS and index and word.joined:
+        for index, word in enumerate(words) if not _SMALL_ENDS.isdisjoint(view.present) else ():
+            if word.case == LOWER and word.lower in _SMALL_ENDS and index and word.joined:
                 before = words[index - 1]
                 if before.case == TITLE and not before.opens and not self._plain(before.lower):
                     yield before.start, word.stop, 0.62, "place.facility", "a hospital or clinic by its name"
@@ -197,3 +210,22 @@ class FacilityFinder:
     def _name_word(self, word: str) -> bool:
         lexicon = self.lexicon
         return word in lexicon.given or word in lexicon.surnames or word in lexicon.towns or not lexicon.known(word)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _ends(word: str) -> tuple[str, str]:
+    """The first and the last part of a word: both halves of "walk-in"."""
+    parts = re.split(r"['’\-‐‑]", word)
+    return parts[0], parts[-1]
+
+
+def _before_adjectives(view: Words) -> Iterator[int]:
+    """Where a preposition stands with "general", "city" … behind it."""
+    words = view.words
+    for index, word in enumerate(words) if not _ADJECTIVES.isdisjoint(view.present) else ():
+        if word.lower in _ADJECTIVES:
+            first = index - 1 if index and words[index - 1].lower in ("the", "our") else index
+            if words[first].gap.rstrip().endswith("@"):
+                yield view.text.rfind("@", 0, words[first].start)
+            elif first and (preposition := _ends(words[first - 1].lower)[1]) in _PREPOSITIONS:
+                yield words[first - 1].stop - len(preposition)

@@ -5,8 +5,10 @@ A finding never holds the text it points at, so that findings can be logged, rep
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 TYPES = (
     "NAME", "LOCATION", "ZIP", "DATE", "AGE_OVER_89", "PHONE", "FAX", "EMAIL", "SSN", "MRN", "HEALTH_PLAN", "ACCOUNT",
@@ -27,28 +29,34 @@ class Finding:
     why: str  # one clause for people; never the text itself
 
 
+BY_PLACE = attrgetter("start")
+"""Sorts findings that do not overlap; comparing them whole takes much longer."""
+_END = attrgetter("end")
+
+
 def resolve(findings: Iterable[Finding], text: str) -> tuple[Finding, ...]:
     """Findings in order and without overlap, that together cover all that was found.
 
     The surer finding keeps its span, the longer one among equals; what another covers beyond it stays a finding if it
     holds a letter or a digit.
     """
-    kept: list[Finding] = []
+    kept: list[Finding] = []  # in order of place, which is that of their ends too
     for finding in sorted(findings, key=lambda found: (-found.score, found.start - found.end, found)):
-        for start, end in _uncovered(finding.start, finding.end, kept):
+        overlapped = kept[bisect_right(kept, finding.start, key=_END) : bisect_left(kept, finding.end, key=BY_PLACE)]
+        for start, end in _uncovered(finding.start, finding.end, overlapped):
             piece = _trimmed(text, start, end)
             if piece is not None:
                 whole = piece == (finding.start, finding.end)
-                kept.append(finding if whole else _cut(finding, *piece))
-    return tuple(sorted(kept))
+                insort(kept, finding if whole else _cut(finding, *piece), key=BY_PLACE)
+    return tuple(kept)
 
 
 def _cut(finding: Finding, start: int, end: int) -> Finding:
     return Finding(start, end, finding.type, finding.score, finding.rule, finding.why)
 
 
-def _uncovered(start: int, end: int, kept: list[Finding]) -> Iterator[tuple[int, int]]:
-    for other in sorted(found for found in kept if found.start < end and start < found.end):
+def _uncovered(start: int, end: int, overlapped: list[Finding]) -> Iterator[tuple[int, int]]:
+    for other in overlapped:
         if other.start > start:
             yield start, other.start
         start = max(start, other.end)

@@ -1,8 +1,13 @@
-"""The shapes of numbers, codes and addresses of machines, as patterns."""
+"""The shapes of numbers, codes and addresses of machines, as patterns, and where in a text each can stand."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from fedmed.data.deidentify.scanning import holds, matches_at, matches_in_chunks
+from fedmed.data.deidentify.words import Words
 
 _UNITS = (
     r"(?:mg|mcg|µg|μg|ug|g|kg|lbs?|ml|mL|dl|l|cc|mm|cm|m|iu|IU|units?|u|mEq|mmol|µmol|umol|nmol|pmol|pg|ng|mmHg"
@@ -46,7 +51,7 @@ _MBI = re.compile(
 )
 _VIN = re.compile(r"\b(?=[A-HJ-NPR-Z]*\d)(?=\d*[A-HJ-NPR-Z])[A-HJ-NPR-Z0-9]{17}\b")
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b", re.IGNORECASE)
-CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){11,18}(?![\w-]|\.\d)")
+CARD = re.compile(r"\d(?<![\w.-]\d)(?:[ -]?\d){11,18}(?![\w-]|\.\d)")
 _PHONE = re.compile(
     r"(?<![\w.#-])(?:"
     r"(?:\+|00)\d{1,3}[\s.\-]?(?:\(0?\d{0,4}\)[\s.\-]?)?\d{1,5}(?:[\s.\-/]?\d{2,5}){1,5}"
@@ -82,65 +87,146 @@ BED = re.compile(
 )
 _SUBJECT = re.compile(r"(?<![\w-])[A-Z]{2,5}-[A-Z]{1,4}-\d{2,4}(?![\w-])")
 TRAILING_LETTER = re.compile(r" [A-Z](?=\s*(?:[\n,;.)]|$)|  )")
-_HANDLE = re.compile(r"(?<![\w@./])@[A-Za-z_][\w.]{2,29}\b")
+_HANDLE = re.compile(r"@(?<![\w@./]@)[A-Za-z_][\w.]{2,29}\b")
 PLACEHOLDER_DIGITS = re.compile(r"(?<![\w])#?(?=[A-Za-z\-_/]*\d)[A-Za-z0-9]+(?:[-_/:.][A-Za-z0-9]+)*")
-GROUPED = re.compile(r"(?<![\w.,/-])\d{2,6}(?: \d{2,6}){1,5}(?![\w,/-]|\.\d)")
+GROUPED = re.compile(r"\d(?<![\w.,/-]\d)\d{1,5}(?: \d{2,6}){1,5}(?![\w,/-]|\.\d)")
 
-SHAPES: tuple[tuple[str, re.Pattern[str], float, str, str], ...] = (
-    ("EMAIL", _EMAIL, 0.99, "email.address", "written as an e-mail address"),
-    ("URL", _URL, 0.95, "url.address", "written as a web address"),
-    ("DEVICE", _MAC, 0.95, "device.mac", "written as a network card's address"),
-    ("IP", _IPV4, 0.93, "ip.v4", "four numbers as in an internet address"),
-    ("IP", _IPV6, 0.93, "ip.v6", "written as an internet address of version 6"),
-    ("UNIQUE_CODE", UUID, 0.95, "code.uuid", "written as a UUID"),
-    ("PHOTO", _IMAGE, 0.92, "photo.file", "the name of an image file"),
-    ("HEALTH_PLAN", _MBI, 0.9, "plan.mbi", "built as a Medicare beneficiary number"),
-    ("VEHICLE", _VIN, 0.85, "vehicle.vin", "seventeen characters as in a vehicle's number"),
-    ("DEVICE", GS1, 0.95, "device.udi", "built as a device's unique identification"),
-    ("DEVICE", HIBC, 0.9, "device.udi", "built as a device's unique identification"),
-    ("LICENSE", _UK_LICENCE, 0.88, "license.uk", "built as a British driving licence"),
-    ("VEHICLE", _UK_PLATE, 0.7, "vehicle.plate", "built as a number plate"),
-    ("UNIQUE_CODE", BED, 0.7, "code.bed", "a ward and a bed"),
-    ("UNIQUE_CODE", _SUBJECT, 0.7, "code.subject", "built as a subject's number in a study"),
-    ("SSN", _SSN, 0.86, "ssn.shape", "three, two and four digits"),
-    ("PHONE", _PHONE, 0.82, "phone.shape", "grouped as a telephone number"),
-    ("UNIQUE_CODE", _HANDLE, 0.7, "code.handle", "a name after an at sign"),
+_AT = re.compile(r"[@＠(\[](?:(?<=[@＠])|at[)\]])")
+_DOT = re.compile(r"\.(?<=[A-Za-z0-9]\.)[A-Za-z]{2}|://")
+_EXTENSIONS = (
+    ".jp", ".png", ".gif", ".tif", ".bmp", ".heic", ".webp", ".dcm", ".raw", ".svg", ".mp4", ".mov"
+)  # fmt: skip
+_HEX_PAIRS = re.compile(r"[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]")
+_HEX_GROUPS = re.compile(r":[0-9A-Fa-f]{0,4}:")
+_HEX_FOURS = re.compile(r"-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-")
+_LICENCE = re.compile(r"\d\d{5}\s?[A-Z9]{1,2}\d{1,2}[A-Z]{2}")
+_LONG_CODE = re.compile(r"[A-HJ-NPR-Z0-9](?<!\w.)[A-HJ-NPR-Z0-9]{16}(?!\w)")
+_DASHES = re.compile(r"-[A-Z]{1,4}-\d\d")
+_DASH_DIGIT = re.compile(r"-(?<=[A-Z0-9]-)\d")
+_MASKED = re.compile(r"[Xx*](?<![\w-][Xx*])(?=[Xx*]{2})")
+_BRACKET_DIGIT = re.compile(r"[+(]\d")
+
+Matches = Iterator[re.Match[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A pattern that alone tells a type."""
+
+    kind: str
+    pattern: re.Pattern[str]
+    score: float
+    rule: str
+    why: str
+    sought: Callable[[re.Pattern[str], Words], Matches]  # gives all matches, and looks only where one can be
+    digits: int = 0  # so many digits at least stand in a text that holds one
+
+    def matches(self, view: Words) -> Matches:
+        """All that ``pattern.finditer`` finds."""
+        return self.sought(self.pattern, view)
+
+
+def _at_numbers(pattern: re.Pattern[str], view: Words) -> Matches:
+    return matches_at(pattern, view.text, view.numbers)
+
+
+def _at_codes(pattern: re.Pattern[str], view: Words) -> Matches:
+    return matches_at(pattern, view.text, view.codes)
+
+
+def _beside(near: re.Pattern[str]) -> Callable[[re.Pattern[str], Words], Matches]:
+    """Anywhere, in a text that holds something else."""
+    return lambda pattern, view: pattern.finditer(view.text) if near.search(view.text) else iter(())
+
+
+def _emails(pattern: re.Pattern[str], view: Words) -> Matches:
+    """In the chunk of an at sign; a single space may stand before the sign."""
+    text = view.text
+    end = done = 0
+    for at in _AT.finditer(text):
+        if at.start() >= end:
+            start, end = text.rfind(" ", 0, max(0, at.start() - 1)) + 1, text.find(" ", at.end())
+            end = len(text) if end < 0 else end
+            for match in pattern.finditer(text, max(start, done), end):
+                done = match.end()
+                yield match
+
+
+def _handles(pattern: re.Pattern[str], view: Words) -> Matches:
+    return pattern.finditer(view.text) if _AT.search(view.text) else iter(())
+
+
+def _urls(pattern: re.Pattern[str], view: Words) -> Matches:
+    return matches_in_chunks(pattern, view.text, (dot.start() for dot in _DOT.finditer(view.text)))
+
+
+def _images(pattern: re.Pattern[str], view: Words) -> Matches:
+    found = _DOT.search(view.text) and holds(view.folded, _EXTENSIONS)
+    return pattern.finditer(view.text) if found else iter(())
+
+
+def _beds(pattern: re.Pattern[str], view: Words) -> Matches:
+    """At the letters and digits in front of a dash and a digit."""
+    text = view.text
+    starts = []
+    for dash in _DASH_DIGIT.finditer(text):
+        start = dash.start()
+        while start and text[start - 1].isalnum():
+            start -= 1
+        starts.append(start)
+    return matches_at(pattern, text, starts)
+
+
+def _social(pattern: re.Pattern[str], view: Words) -> Matches:
+    masked = [match.start() for match in _MASKED.finditer(view.text)]
+    return matches_at(pattern, view.text, sorted(view.numbers + masked))
+
+
+def _phones(pattern: re.Pattern[str], view: Words) -> Matches:
+    signs = [match.start() for match in _BRACKET_DIGIT.finditer(view.text)]
+    return matches_at(pattern, view.text, sorted(view.numbers + signs))
+
+
+def _anywhere(pattern: re.Pattern[str], view: Words) -> Matches:
+    return pattern.finditer(view.text)
+
+
+SHAPES = (
+    Shape("EMAIL", _EMAIL, 0.99, "email.address", "written as an e-mail address", _emails),
+    Shape("URL", _URL, 0.95, "url.address", "written as a web address", _urls),
+    Shape("DEVICE", _MAC, 0.95, "device.mac", "written as a network card's address", _beside(_HEX_PAIRS), 3),
+    Shape("IP", _IPV4, 0.93, "ip.v4", "four numbers as in an internet address", _at_numbers, 3),
+    Shape("IP", _IPV6, 0.93, "ip.v6", "written as an internet address of version 6", _beside(_HEX_GROUPS), 3),
+    Shape("UNIQUE_CODE", UUID, 0.95, "code.uuid", "written as a UUID", _beside(_HEX_FOURS), 3),
+    Shape("PHOTO", _IMAGE, 0.92, "photo.file", "the name of an image file", _images),
+    Shape("HEALTH_PLAN", _MBI, 0.9, "plan.mbi", "built as a Medicare beneficiary number", _at_numbers, 5),
+    Shape(
+        "VEHICLE", _VIN, 0.85, "vehicle.vin", "seventeen characters as in a vehicle's number", _beside(_LONG_CODE), 5
+    ),
+    Shape("DEVICE", GS1, 0.95, "device.udi", "built as a device's unique identification", _anywhere, 3),
+    Shape("DEVICE", HIBC, 0.9, "device.udi", "built as a device's unique identification", _anywhere, 3),
+    Shape("LICENSE", _UK_LICENCE, 0.88, "license.uk", "built as a British driving licence", _beside(_LICENCE), 5),
+    Shape("VEHICLE", _UK_PLATE, 0.7, "vehicle.plate", "built as a number plate", _at_codes, 3),
+    Shape("UNIQUE_CODE", BED, 0.7, "code.bed", "a ward and a bed", _beds, 3),
+    Shape("UNIQUE_CODE", _SUBJECT, 0.7, "code.subject", "built as a subject's number in a study", _beside(_DASHES), 3),
+    Shape("SSN", _SSN, 0.86, "ssn.shape", "three, two and four digits", _social, 5),
+    Shape("PHONE", _PHONE, 0.82, "phone.shape", "grouped as a telephone number", _phones, 7),
+    Shape("UNIQUE_CODE", _HANDLE, 0.7, "code.handle", "a name after an at sign", _handles),
 )
 
-DIGIT = re.compile(r"\d")
-VEHICLE_NEAR = re.compile(r"\b(?:plate|reg|car|van|vehicle|truck|tag|motorcycle|lorry|bus|taxi|rta|mvc|driv|parked)")
-_DOMAIN_NEAR = re.compile(r"[a-z0-9]\.[a-z]{2}|://", re.IGNORECASE)
+VEHICLES = frozenset(
+    [
+        "plate", "plates", "reg", "registration", "car", "van", "vehicle", "truck", "tag", "motorcycle", "lorry", "bus",
+        "taxi", "rta", "mvc", "driving", "parked", "driver",
+    ]
+)  # fmt: skip
+"""With one of them PLATE begins."""
 
 
-def possible(text: str) -> set[re.Pattern[str]]:
-    """The shapes that a text can hold at all, told by single characters: most texts hold few."""
-    digits = sum(map(text.count, "0123456789"))
-    colons, dashes = text.count(":"), text.count("-")
-    can: set[re.Pattern[str]] = set()
-    if "@" in text or "＠" in text or "(at)" in text or "[at]" in text:
-        can |= {_EMAIL, _HANDLE}
-    if _DOMAIN_NEAR.search(text):
-        can |= {_URL, _IMAGE}
-    if digits < 3:
-        return can
-    can |= {_UK_PLATE, BED, _SUBJECT} if dashes or digits > 1 else set()
-    if colons + dashes >= 5:
-        can.add(_MAC)
-    if colons >= 2:
-        can.add(_IPV6)
-    if text.count(".") >= 3:
-        can.add(_IPV4)
-    if dashes >= 4:
-        can.add(UUID)
-    if "(01)" in text:
-        can.add(GS1)
-    if "+" in text:
-        can.add(HIBC)
-    if digits >= 5:
-        can |= {_MBI, _VIN, _UK_LICENCE, _SSN}
-    if digits >= 7:
-        can.add(_PHONE)
-    return can
+def possible(view: Words) -> list[Shape]:
+    """The shapes that a text can hold by the number of its digits: most texts hold few."""
+    digits = sum(map(view.text.count, "0123456789"))
+    return [shape for shape in SHAPES if digits >= shape.digits]
 
 
 RETYPED = ("SSN", "PHONE", "IP", "PHOTO", "HEALTH_PLAN", "VEHICLE")

@@ -8,12 +8,12 @@ has few values and many places where a label could begin.
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterator
 
 from fedmed.data.deidentify.findings import Finding
 from fedmed.data.deidentify.identifier_shapes import (
     CARD,
-    DIGIT,
     GROUPED,
     GS1,
     HIBC,
@@ -26,44 +26,45 @@ from fedmed.data.deidentify.identifier_shapes import (
     PUBLIC_BEFORE,
     QUANTITY_BEFORE,
     RETYPED,
-    SHAPES,
     TRAILING_LETTER,
     UNIT_AFTER,
     UUID,
-    VEHICLE_NEAR,
+    VEHICLES,
     possible,
 )
 from fedmed.data.deidentify.labels import label_before
 from fedmed.data.deidentify.lists import words_of
+from fedmed.data.deidentify.scanning import matches_at
 from fedmed.data.deidentify.words import Words
 
 _BEFORE_CARDS = (GS1, UUID, HIBC)
-_DIGIT_RUN = re.compile(r"\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d|[A-Za-z]{2}\d{2} ?[A-Za-z0-9]{4}")
+_EIGHT_DIGITS = re.compile(r"\d(?<!\d\d)(?:[ -]?\d){7}")
+_IBAN_START = re.compile(r"\d(?<=[A-Za-z]{2}\d)\d ?[A-Za-z0-9]{4}")
+_RUN = re.compile(r"[A-Za-z0-9]+")
+_TIED = frozenset(string.ascii_letters + "-_/")
 
 
 def find(view: Words) -> Iterator[Finding]:
     """All identifiers that are numbers, codes or addresses of machines."""
     text = view.text
     taken: list[tuple[int, int]] = []
-    can = possible(text)
-    for kind, pattern, score, rule, why in SHAPES if _DIGIT_RUN.search(text) else ():
-        if pattern in _BEFORE_CARDS and pattern in can:  # they hold runs of digits that may pass for a card's
-            for match in pattern.finditer(text):
-                taken.append(match.span())
-                yield Finding(*match.span(), kind, score, rule, why)
-    if _DIGIT_RUN.search(text):
-        yield from _cards(text, taken)
-    for kind, pattern, score, rule, why in SHAPES:
-        if pattern not in can:
-            continue
-        for match in pattern.finditer(text):
+    can = possible(view)
+    if _EIGHT_DIGITS.search(text) or _IBAN_START.search(text):
+        for shape in can:
+            if shape.pattern in _BEFORE_CARDS:  # they hold runs of digits that may pass for a card's
+                for match in shape.matches(view):
+                    taken.append(match.span())
+                    yield Finding(*match.span(), shape.kind, shape.score, shape.rule, shape.why)
+        yield from _cards(view, taken)
+    for shape in can:
+        kind = shape.kind
+        for match in shape.matches(view):
             start, end = match.start(), match.end()
             if kind == "URL":
                 end -= len(match.group()) - len(match.group().rstrip(".,;:!?)'"))
             if _within(start, end, taken):
                 continue
-            told = label_before(text, start) if kind in RETYPED else None
-            label = told[0] if told else None
+            label = _told(text, start) if kind in RETYPED else None
             if kind == "PHONE" and not _is_phone(match.group(), label):
                 continue
             if (
@@ -76,10 +77,10 @@ def find(view: Words) -> Iterator[Finding]:
             if label is not None and label != kind and not (kind == "PHOTO" and label == "UNIQUE_CODE"):
                 yield Finding(start, end, label, 0.96, f"{label.lower()}.label", "a number or code after its label")
             else:
-                yield Finding(start, end, kind, score, rule, why)
-    if len(can) == 0 and not DIGIT.search(text):
+                yield Finding(start, end, kind, shape.score, shape.rule, shape.why)
+    if not view.numbers and not view.codes:
         return
-    for match in PLATE.finditer(text) if VEHICLE_NEAR.search(view.folded) else ():
+    for match in PLATE.finditer(text) if not VEHICLES.isdisjoint(view.present) else ():
         span = match.span("plate")
         plate = match.group("plate")
         if (
@@ -94,11 +95,12 @@ def find(view: Words) -> Iterator[Finding]:
             yield Finding(
                 *span, "VEHICLE", 0.85, "vehicle.plate", "built as a number plate, and a vehicle is spoken of"
             )
-    yield from _codes(text, taken)
+    yield from _codes(view, taken)
 
 
-def _cards(text: str, taken: list[tuple[int, int]]) -> Iterator[Finding]:
-    for match in IBAN.finditer(text):
+def _cards(view: Words, taken: list[tuple[int, int]]) -> Iterator[Finding]:
+    text = view.text
+    for match in matches_at(IBAN, text, view.codes):
         if not _within(*match.span(), taken) and sum(map(str.isdigit, match.group())) >= 8:
             taken.append(match.span())
             yield Finding(
@@ -117,8 +119,9 @@ def _cards(text: str, taken: list[tuple[int, int]]) -> Iterator[Finding]:
             )
 
 
-def _codes(text: str, taken: list[tuple[int, int]]) -> Iterator[Finding]:
+def _codes(view: Words, taken: list[tuple[int, int]]) -> Iterator[Finding]:
     """Values that only a label tells, and codes that nothing tells apart from other codes."""
+    text = view.text
     for match in GROUPED.finditer(text):
         label = _told(text, match.start())
         if label is None or _within(*match.span(), taken):
@@ -127,15 +130,15 @@ def _codes(text: str, taken: list[tuple[int, int]]) -> Iterator[Finding]:
         if digits >= 6:
             taken.append(match.span())
             yield Finding(*match.span(), label, 0.9, f"{label.lower()}.label", "groups of digits after their label")
-    for match in PLACEHOLDER_DIGITS.finditer(text):
+    for match in matches_at(PLACEHOLDER_DIGITS, text, _value_starts(view)):
         start, end = match.span()
-        if _within(start, end, taken):
-            continue
         value = match.group().lstrip("#")
         digits = sum(map(str.isdigit, value))
-        told = label_before(text, start)
+        if digits < 2 or (digits == 2 and not any(sign in value for sign in "-_/")) or _within(start, end, taken):
+            continue  # neither a label nor a shape makes an identifier of so few digits
+        told = label_before(text, start) if _is_value(value, digits, text, end) else None
         label = told[0] if told else None
-        if told and label and _may_follow(label, told[1], value, digits, text, start, end):
+        if told and label and _may_follow(label, told[1], value, digits, text, start):
             start, end = _widened(text, start, end)
             if label == "MRN" and (letter := TRAILING_LETTER.match(text, end)):
                 end = letter.end()
@@ -147,6 +150,19 @@ def _codes(text: str, taken: list[tuple[int, int]]) -> Iterator[Finding]:
                 end = letter.end()
             taken.append((start, end))
             yield Finding(start, end, "UNIQUE_CODE", 0.6, "code.shape", "built as a code, and no label says of what")
+
+
+def _value_starts(view: Words) -> Iterator[int]:
+    """Where a value can begin: at a number or a code, and at words and signs that are written together with it."""
+    text = view.text
+    for start in sorted(view.numbers + view.codes):
+        begin = start
+        while begin and text[begin - 1] in _TIED:
+            begin -= 1
+        for first in (*(run.start() for run in _RUN.finditer(text, begin, start)), start):
+            if text[first - 1 : first] == "#":
+                yield first - 1
+            yield first
 
 
 def _widened(text: str, start: int, end: int) -> tuple[int, int]:
@@ -177,16 +193,19 @@ def _widened(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _may_follow(label: str, weak: bool, value: str, digits: int, text: str, start: int, end: int) -> bool:
+def _is_value(value: str, digits: int, text: str, end: int) -> bool:
+    """Whether a label can announce this: it is no measure, year, date or number that is public."""
+    if _YEAR.fullmatch(value) or (digits < 4 and MEASURE.match(value) and text[end : end + 1] != "-"):
+        return False
+    if NEUTRAL.match(value) or _date_like(value):
+        return False
+    return UNIT_AFTER.match(text, end) is None or re.search(r"[A-Za-z]", value) is not None
+
+
+def _may_follow(label: str, weak: bool, value: str, digits: int, text: str, start: int) -> bool:
     """Whether a value can be what its label announces; weak labels ask for more."""
-    if not digits or (MEASURE.match(value) and digits < 4 and text[end : end + 1] != "-"):
-        return False
-    if UNIT_AFTER.match(text, end) and not re.search(r"[A-Za-z]", value):
-        return False
     letters = len(value) - digits
     if label == "UNIQUE_CODE" and PUBLIC_BEFORE.search(text, max(0, start - 40), start):
-        return False
-    if re.fullmatch(r"(?:19|20)\d\d", value) or NEUTRAL.match(value) or _date_like(value):
         return False
     if weak and digits < 5 and not (letters and digits >= 3):
         return False
@@ -205,6 +224,7 @@ def _date_like(value: str) -> bool:
     return _DATE_SHAPE.fullmatch(value) is not None
 
 
+_YEAR = re.compile(r"(?:19|20)\d\d")
 _DATE_SHAPE = re.compile(
     r"(?:19|20)\d\d([-/.])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])|(?:0?[1-9]|[12]\d|3[01])([-/.])(?:0?[1-9]"
     r"|[12]\d|3[01])\2(?:\d\d|(?:19|20)\d\d)"
@@ -213,17 +233,22 @@ _DATE_SHAPE = re.compile(
 
 
 def _looks_like_code(value: str, digits: int, sharp: bool, text: str, start: int, end: int) -> bool:
-    if NEUTRAL.match(value) or _date_like(value) or UNIT_AFTER.match(text, end):
+    """Whether a value is built as a code, and what stands around it does not speak against it."""
+    if not _built_as_code(value, digits, sharp) or NEUTRAL.match(value) or _date_like(value):
         return False
-    if PUBLIC_BEFORE.search(text, max(0, start - 40), start):
+    if UNIT_AFTER.match(text, end) or PUBLIC_BEFORE.search(text, max(0, start - 40), start):
         return False
+    if digits < len(value):
+        return True
+    if text[start - 1 : start] in ("$", "€", "£", ".", ",") or text[end : end + 2].lstrip(",.")[:1].isdigit():
+        return False
+    return QUANTITY_BEFORE.search(text[max(0, start - 30) : start]) is None
+
+
+def _built_as_code(value: str, digits: int, sharp: bool) -> bool:
     if digits == len(value):
-        if text[start - 1 : start] in ("$", "€", "£", ".", ",") or text[end : end + 2].lstrip(",.")[:1].isdigit():
-            return False
-        return (digits >= 6 or (sharp and digits >= 3)) and QUANTITY_BEFORE.search(
-            text[max(0, start - 30) : start]
-        ) is None
-    if MEASURE.match(value) or ICD.match(value):
+        return digits >= 6 or (sharp and digits >= 3)
+    if digits < 3 or MEASURE.match(value) or ICD.match(value):
         return False
     letters = sum(map(str.isalpha, value))
     if not letters:

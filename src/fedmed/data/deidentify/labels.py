@@ -17,6 +17,9 @@ _TABLE = {tuple(phrase.split()): kind for kind, phrases in phrases_of("labels").
 _TOKEN = re.compile(r"[a-z]+(?:['’./-][a-z]+)*|[^\sa-z]")
 _WINDOW = 64
 _PASSED = frozenset(":=#()[]-–—_*|'\"“”/.•\u2022\t")
+_BETWEEN = "".join(_PASSED) + " \n\r"
+_READ_ON = _FILLERS.union(phrase[-1] for phrase in _TABLE)
+"""Any other word directly before a value says that no label announces it."""
 
 
 def label_before(text: str, start: int) -> tuple[str, bool] | None:
@@ -24,6 +27,9 @@ def label_before(text: str, start: int) -> tuple[str, bool] | None:
     line = text.rfind("\n", 0, start)
     begin = max(start - _WINDOW, 0)
     before = text[begin:start].lower().replace("’", "'")
+    words = before.rstrip(_BETWEEN).rsplit(None, 1)
+    if words and len(words[-1]) > 1 and words[-1].isalpha() and words[-1].isascii() and words[-1] not in _READ_ON:
+        return None
     tokens = _TOKEN.findall(
         before[max(0, line - begin) :] if line - begin > 0 and before[line - begin :].strip() else before
     )

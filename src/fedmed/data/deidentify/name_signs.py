@@ -71,23 +71,26 @@ _DONE_BY = frozenset(
         "read",
     ]
 )
+_TELLING = _LABELS | _CLOSINGS | _PERSON_WORDS | _DONE_BY | _BETWEEN
+"""Behind any other word nothing tells of a name."""
 _LINKS = re.compile(
     r"[\s,:;.(\"'“–—\-/]*(?:is|was|are|as|of|by|named|called|name|to|for|with|from)?[\s,:;(\"'“–—\-]*", re.IGNORECASE
 )
 _LABEL_GAP = re.compile(r'\s*(?:\([a-z ]*\))?"?\s*[:=]\s*\[?"?|\s*\(')
 ABBREVIATIONS = words_of("abbreviations")
-_DOTTED = re.compile(r"(?<![\w.])(?:[A-Z]\.\s?){2,3}(?![A-Za-z\d])")
+_DOTTED = re.compile(r"[A-Z](?<![\w.][A-Z])\.\s?(?:[A-Z]\.\s?){1,2}(?![A-Za-z\d])")
 _DOTTED_BEFORE = re.compile(
     r"(?i)\b(?:patient|pt\.?|initials|named|for|client|subject|mr\.?|mrs\.?|ms\.?|by|with|case of|of|ref|re"
     r"|about|cc|signed|dr\.?)\s*[:,(]?\s*$|\(\s*$"
 )
-_CAPITALS = re.compile(r"(?<![\w.])[A-Z]{2,3}(?![\w’'])")
+_CAPITALS = re.compile(r"[A-Z](?<![\w.][A-Z])[A-Z]{1,2}(?![\w’'])")
 _CAPITALS_BEFORE = re.compile(
     r"(?:\b[Pp]t |\b[Pp]atient |[Aa]pproved |[Ss]igned |[Ii]nitialed |[Ii]nitials:? |[a-z]: )$"
 )
 _CAPITALS_AFTER = re.compile(r"[,;.]?\s|[,;.]?$")
 _AGE_AFTER = re.compile(r"\s?[,(]\s?(?:a\s)?\d{1,3}[\s-]*(?:y|year|M\b|F\b)")
 _PAIR = re.compile(r"\((?:[A-Z]{2,3}|(?:[A-Z]\.){2,3})/(?:[A-Z]{2,3}|(?:[A-Z]\.){2,3})\)")
+_QUOTED = re.compile(r"[\"“][A-ZÀ-Þ]")
 _NICKNAME = re.compile(
     r"(?:called|named|known as|goes by|nicknamed?|out for|ask(?:s|ing|ed)? for|aka"
     r"|a\.k\.a\.?)\s+[\"“]([A-ZÀ-Þ]\w+)[\"”]"
@@ -95,13 +98,19 @@ _NICKNAME = re.compile(
 )
 _LAST_CAPITALS = re.compile(r"(?:[.!?\n]\s*|[-–—/]{1,2}\s?)([A-Z]{2,3})\s*$")
 _NAME_LINE = re.compile(
-    r"(?:^|\n|[.!?)]\s+|[-–—]{1,2}\s*)((?:[^\W\d_][\w'’.\-]*[ \t]*){1,4})(?:,[^.\n,]{1,14}){0,2}\s*$"
+    r"(?:^|\n|[.!?)]\s+|[-–—]{1,2}\s*)"
+    r"([^\W\d_][\w'’.\-]*+(?:[ \t]++[^\W\d_][\w'’.\-]*+){0,3}[ \t]*)(?:,[^.\n,]{1,14}){0,2}\s*$"
 )
+
+
+def may_tell(word: str) -> bool:
+    """Whether a name can be told by this word before it."""
+    return word in _TELLING or word in TITLES
 
 
 def trigger(view: Words, index: int) -> str | None:
     """LABEL where a name must follow, NEAR where one may, else None."""
-    if index == 0:
+    if index == 0 or view.words[index - 1].lower not in _TELLING:
         return None
     words = view.words
     word, before = words[index], words[index - 1]
@@ -165,8 +174,8 @@ def opens_line(view: Words, first: int, last: int) -> bool:
 
 def signature_start(view: Words, vocabulary: Vocabulary) -> tuple[int, int] | None:
     """First and last word of a signature: the last line or fragment, if it is one to four words that can be a name."""
-    match = _NAME_LINE.search(view.text, max(0, len(view.text) - 60))
-    if match is None or len(view.words) < 8:
+    match = _NAME_LINE.search(view.text, max(0, len(view.text) - 60)) if len(view.words) >= 8 else None
+    if match is None:
         return None
     tail = range(max(0, len(view.words) - 6), len(view.words))
     inside = [at for at in tail if match.start(1) <= view.words[at].start < match.end(1)]
@@ -201,7 +210,7 @@ def initials(view: Words) -> Iterator[Finding]:
             yield Finding(*match.span(), "NAME", 0.55, "name.initials", why)
     for match in _PAIR.finditer(view.text):
         yield Finding(match.start() + 1, match.end() - 1, "NAME", 0.6, "name.initials", why)
-    for match in _NICKNAME.finditer(view.text):
+    for match in _NICKNAME.finditer(view.text) if _QUOTED.search(view.text) else ():
         span = match.span(1) if match.group(1) else match.span(2)
         yield Finding(*span, "NAME", 0.7, "name.nickname", "a name in quotes, where somebody is called so")
     last = _LAST_CAPITALS.search(view.text, max(0, len(view.text) - 12))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from fedmed.data.deidentify.findings import Finding
@@ -15,12 +17,13 @@ from fedmed.data.deidentify.name_signs import (
     acts,
     components,
     initials,
+    may_tell,
     opens_line,
     signature_start,
     trigger,
     weak_before,
 )
-from fedmed.data.deidentify.vocabulary import LIKELY, MAYBE, SURE, UNKNOWN, WORD
+from fedmed.data.deidentify.vocabulary import LIKELY, MAYBE, SURE, UNKNOWN, WORD, Vocabulary
 from fedmed.data.deidentify.words import INITIAL, LOWER, TITLE, UPPER, Words
 
 _LEADING = PARTICLES - {"e", "y", "o", "la", "le", "das", "do", "san", "santa", "av", "af", "st"}
@@ -29,6 +32,10 @@ _LEADING = PARTICLES - {"e", "y", "o", "la", "le", "das", "do", "san", "santa", 
 class NameFinder(NameExtent):
     """Finds names; holds the vocabulary."""
 
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        super().__init__(vocabulary)
+        self._plain = functools.lru_cache(maxsize=1 << 15)(self._is_plain)
+
     def find(self, view: Words) -> Iterator[Finding]:
         """Names in one text, and then every other place where a found name stands."""
         found = [*self._runs(view), *initials(view), *components(view, self.vocabulary)]
@@ -36,19 +43,28 @@ class NameFinder(NameExtent):
         yield from self._again(view, found)
 
     def _runs(self, view: Words) -> Iterator[Finding]:
-        words, index = view.words, 0
+        words, small = view.words, view.small
         signed = signature_start(view, self.vocabulary)
-        while index < len(words):
-            word = words[index]
-            if word.case == LOWER and not view.small and (signed is None or index != signed[0]):
-                # The way of most words: small letters, no name, and no title before.
-                titled = index and words[index - 1].lower in TITLES
-                if not titled and self.kind(word.lower) != SURE and word.lower not in _LEADING:
-                    index += 1
+        after = 0  # the first word that no name has taken yet
+        for index, word in enumerate(words):
+            if index < after:
+                continue
+            ends = signed[1] if signed and index == signed[0] else None
+            if ends is None and index:  # the way of most words: no name, and nothing before that tells of one
+                before = words[index - 1].lower
+                if word.case == LOWER:
+                    plain = not small and before not in TITLES and self._plain(word.lower)
+                else:
+                    plain = word.case != INITIAL and self.kind(word.lower) == WORD and not may_tell(before)
+                if plain:
                     continue
-            found, index = self._at(view, index, signed[1] if signed and index == signed[0] else None)
+            found, after = self._at(view, index, ends)
             if found is not None:
                 yield found
+
+    def _is_plain(self, word: str) -> bool:
+        """Whether a word in small letters begins no name without a title before it."""
+        return self.kind(word) != SURE and word not in _LEADING
 
     def _at(self, view: Words, index: int, signed: int | None) -> tuple[Finding | None, int]:
         """A name that begins at a word, and where to go on."""
@@ -80,18 +96,11 @@ class NameFinder(NameExtent):
             return None, index + 1
         if word.lower in TITLES and kind != SURE and index + 1 < len(words) and self.titled(view, index + 1):
             return None, index + 1
+        if kind == WORD and (told is None or not self._called(view, index, told)):
+            return None, index + 1
         beside = told == NEAR and word.joined  # "PCP Barr": not named after Barr, if no disease follows
         if told != LABEL and (
             self.vocabulary.head_follows(view, index) if beside else self.vocabulary.eponymous(view, index)
-        ):
-            return None, index + 1
-        called = told is not None and (
-            view.words[index - 1].lower in ("called", "named", "nicknamed") or '"' in word.gap
-        )
-        if kind == WORD and not (
-            (told == LABEL or called)
-            and not self.vocabulary.is_form_word(word.lower)
-            and (called or self.vocabulary.next_is_name(view, index))
         ):
             return None, index + 1
         last = self.absorb(view, index, sure=kind == SURE or told is not None, label=told == LABEL)
@@ -101,6 +110,15 @@ class NameFinder(NameExtent):
         if not score:
             return None, index + 1
         return self._finding(view, self.back(view, index), last, score, rule, why), last + 1
+
+    def _called(self, view: Words, index: int, told: str) -> bool:
+        """Whether a plain word is a name by what stands before it: "named Rose", or a label."""
+        word = view.words[index]
+        if self.vocabulary.is_form_word(word.lower):
+            return False
+        if view.words[index - 1].lower in ("called", "named", "nicknamed") or '"' in word.gap:
+            return True
+        return told == LABEL and self.vocabulary.next_is_name(view, index)
 
     def _judge(self, view: Words, first: int, last: int, kind: str, told: str | None) -> tuple[float, str, str]:
         words, lexicon = view.words, self.vocabulary.lexicon
@@ -265,24 +283,23 @@ class NameFinder(NameExtent):
         """Every other mention of a word of a name that was found for a good reason."""
         known: set[str] = set()
         covered: set[int] = set()
+        starts = [word.start for word in view.words]
         for finding in found:
-            for word in view.words:
-                if word.start >= finding.end:
-                    break
-                if word.start >= finding.start:
-                    covered.add(word.start)
-                    if (
-                        finding.score >= 0.6
-                        and len(word.lower) > 1
-                        and not self.vocabulary.is_form_word(word.lower)
-                        and word.lower not in TITLES
-                    ):
-                        known.add(word.lower)
+            for index in range(bisect_left(starts, finding.start), bisect_left(starts, finding.end)):
+                covered.add(index)
+                lower = view.words[index].lower
+                if (
+                    finding.score >= 0.6
+                    and len(lower) > 1
+                    and not self.vocabulary.is_form_word(lower)
+                    and lower not in TITLES
+                ):
+                    known.add(lower)
         if not known:
             return
         why = "a name that this text has already shown"
         for index, word in enumerate(view.words):
-            if word.lower in known and word.start not in covered:
+            if word.lower in known and index not in covered:
                 kind = self.kind(word.lower)
                 if (
                     word.case in (TITLE, UPPER)

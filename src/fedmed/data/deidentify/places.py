@@ -5,6 +5,7 @@ States and countries by themselves stay, as Safe Harbor allows; beside a town or
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 
@@ -12,9 +13,9 @@ from fedmed.data.deidentify.addresses import Span
 from fedmed.data.deidentify.facilities import TAIL, FacilityFinder
 from fedmed.data.deidentify.findings import Finding
 from fedmed.data.deidentify.lists import words_of
-from fedmed.data.deidentify.towns import VISIT, TownReader
+from fedmed.data.deidentify.towns import TownReader
 from fedmed.data.deidentify.vocabulary import Vocabulary
-from fedmed.data.deidentify.words import LOWER, TITLE, UPPER, Words
+from fedmed.data.deidentify.words import INITIAL, LOWER, TITLE, UPPER, Words
 
 _NOT_PLACES = words_of("not_places")
 _GENERIC = words_of("facility_generic")
@@ -54,13 +55,15 @@ class PlaceFinder(TownReader):
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__(vocabulary)
         self.facilities = FacilityFinder(vocabulary)
+        self._region_starts = frozenset(name.split(" ", 1)[0] for name in vocabulary.lexicon.regions)
+        self._plain = functools.lru_cache(maxsize=1 << 14)(self._is_plain)
 
     def find(self, view: Words) -> Iterator[Finding]:
         """Places in one text, with the state and the postal code that follow them."""
         text = view.text
         spans = (*self.addresses.spans(view), *self.facilities.spans(view), *self._towns(view), *self._at(view))
         for start, end, score, rule, why in spans:
-            if tail := TAIL.match(text, end):
+            if text[end : end + 1].isspace() and (tail := TAIL.match(text, end)):
                 end = tail.end()
             if rule.startswith(("place.facility", "place.known", "place.saint")):
                 end = self._in_town(text, end)
@@ -88,17 +91,19 @@ class PlaceFinder(TownReader):
 
     def _towns(self, view: Words) -> Iterator[Span]:
         words = view.words
-        index = 0
-        while index < len(words):
+        last = -1
+        for index in range(len(words)) if view.small else view.capitals:
             word = words[index]
-            if (word.case not in (TITLE, UPPER) and not view.small) or (
-                word.case == UPPER and len(word.lower) < 4 and word.lower != "nyc"
+            if (
+                index <= last
+                or (word.case == INITIAL and not view.small)
+                or (word.case == UPPER and len(word.lower) < 4 and word.lower != "nyc")
+                or (self._plain(word.lower) and not self._in_company(view, index))
             ):
-                index += 1
                 continue
             after = words[index + 1] if index + 1 < len(words) else None
             if after is not None and after.joined and f"{word.lower} {after.lower}" in self.lexicon.regions:
-                index += 2
+                last = index + 1
                 continue
             length = (
                 0
@@ -108,10 +113,22 @@ class PlaceFinder(TownReader):
             score = self.town_score(view, index, index + length - 1) if length else 0.0
             if score:
                 yield word.start, words[index + length - 1].end, score, "place.town", "a town by its name"
-                index += length
+                last = index + length - 1
                 continue
             yield from self._formed(view, index)
-            index += 1
+
+    def _is_plain(self, word: str) -> bool:
+        """Whether nothing in a word itself says that a place begins with it."""
+        lexicon = self.lexicon
+        begins = word in lexicon.towns or word in lexicon.town_starts or word in self._region_starts or word in _FORMED
+        return not begins and not self.vocabulary.town_like(word)
+
+    def _in_company(self, view: Words, index: int) -> bool:
+        """Whether what stands beside a word may make it a place: a comma (and a state), "County", "city of"."""
+        words, word = view.words, view.words[index]
+        if view.text[word.end : word.end + 1] == "," or (index and words[index - 1].lower == "of"):
+            return True
+        return index + 1 < len(words) and words[index + 1].lower in _COUNTY_WORDS
 
     def _formed(self, view: Words, index: int) -> Iterator[Span]:
         """Places that no gazetteer has: by "County" behind them, "city of" or a preposition before, by their form."""
@@ -174,10 +191,11 @@ class PlaceFinder(TownReader):
     def _at(self, view: Words) -> Iterator[Span]:
         """Capital words after "at", "from" …, where the sentence tells of a visit, an admission, a home."""
         words = view.words
-        for index in range(1, len(words)):
-            word, before = words[index], words[index - 1]
-            if word.case not in (TITLE, UPPER) or not word.joined:
+        for index in view.capitals:
+            word = words[index]
+            if not index or word.case == INITIAL or not word.joined:
                 continue
+            before = words[index - 1]
             article = before.lower in ("the", "our") and before.case == LOWER and index > 1 and before.joined
             lead = words[index - 2] if article else before
             if (
@@ -187,9 +205,9 @@ class PlaceFinder(TownReader):
                 or word.lower in _TITLES
             ):
                 continue
-            if (lead.lower != "at" or word.case == UPPER) and VISIT.search(
-                view.text, max(0, lead.start - 80), lead.start
-            ) is None:
+            if (lead.lower != "at" or word.case == UPPER) and not self.visit_before(
+                view, index - 2 if article else index - 1, 80
+            ):
                 continue
             last = index
             while last + 1 < len(words) and self._runs_on(view, last + 1):

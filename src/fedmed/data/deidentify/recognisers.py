@@ -50,7 +50,7 @@ def build_analyzer(year: int | None, model: Path | None) -> AnalyzerEngine:
     presidio = require("presidio_analyzer", lexicon.EXTRA)
     vocabulary = Vocabulary(lexicon.load())
     names, places = NameFinder(vocabulary), PlaceFinder(vocabulary)
-    engine_class, recogniser_class, enhancer_class = _classes()
+    _, engine_class, recogniser_class, enhancer_class = _classes()
     identifier_types = [kind for kind in TYPES if kind not in ("NAME", "LOCATION", "ZIP", "DATE", "AGE_OVER_89")]
     finders: list[tuple[str, list[str], Callable[[Words], Iterator[Finding]]]] = [
         ("FedMedIdentifiers", identifier_types, identifiers.find),
@@ -73,17 +73,15 @@ def build_analyzer(year: int | None, model: Path | None) -> AnalyzerEngine:
     return analyzer
 
 
+def artifacts(view: Words) -> Any:
+    """A text's words as what Presidio passes on to recognisers."""
+    return _classes()[0](view)
+
+
 def to_finding(result: Any) -> Finding:
-    """A Presidio result of one of our recognisers as a finding."""
-    explanation = result.analysis_explanation
-    return Finding(
-        result.start,
-        result.end,
-        result.entity_type,
-        result.score,
-        explanation.pattern_name,
-        explanation.textual_explanation,
-    )
+    """A Presidio result of one of our recognisers as the finding that it was made of."""
+    finding: Finding = result.recognition_metadata["finding"]
+    return finding
 
 
 def _model_finder(folder: Path) -> Callable[[Words], Iterator[Finding]]:
@@ -117,7 +115,7 @@ def _model_finder(folder: Path) -> Callable[[Words], Iterator[Finding]]:
 
 
 @functools.cache
-def _classes() -> tuple[Any, Any, Any]:
+def _classes() -> tuple[Any, Any, Any, Any]:
     """Subclasses of Presidio's, made late: importing Presidio takes seconds that a command without it need not pay."""
     presidio: Any = require("presidio_analyzer", lexicon.EXTRA)
     nlp: Any = require("presidio_analyzer.nlp_engine", lexicon.EXTRA)
@@ -126,9 +124,9 @@ def _classes() -> tuple[Any, Any, Any]:
     class WordArtifacts(nlp.NlpArtifacts):  # type: ignore[misc]
         """The words of a text where spaCy's document would be."""
 
-        def __init__(self, text: str) -> None:
+        def __init__(self, view: Words) -> None:
             super().__init__([], [], [], [], None, "en")
-            self.view = Words(text)
+            self.view = view
 
     class WordEngine(nlp.NlpEngine):  # type: ignore[misc]
         """Cuts texts into words; needs no model file."""
@@ -140,13 +138,13 @@ def _classes() -> tuple[Any, Any, Any]:
             return True
 
         def process_text(self, text: str, language: str) -> WordArtifacts:
-            return WordArtifacts(text)
+            return WordArtifacts(Words(text))
 
         def process_batch(
             self, texts: Iterable[str], language: str, batch_size: int = 1, n_process: int = 1, **_: Any
         ) -> Iterator[tuple[str, WordArtifacts]]:
             for text in texts:
-                yield text, WordArtifacts(text)
+                yield text, WordArtifacts(Words(text))
 
         def is_stopword(self, word: str, language: str) -> bool:
             return False
@@ -161,7 +159,7 @@ def _classes() -> tuple[Any, Any, Any]:
             return ["en"]
 
     class FinderRecogniser(presidio.EntityRecognizer):  # type: ignore[misc]
-        """One finder; its rule and its reason travel in Presidio's explanation."""
+        """One finder; its findings travel in Presidio's results."""
 
         def __init__(self, name: str, kinds: list[str], finder: Callable[[Words], Iterator[Finding]]) -> None:
             super().__init__(supported_entities=kinds, name=name, supported_language="en")
@@ -171,16 +169,14 @@ def _classes() -> tuple[Any, Any, Any]:
             return
 
         def analyze(self, text: str, entities: list[str], nlp_artifacts: WordArtifacts) -> list[Any]:
+            # With its recogniser's id in it a result is not looked through again by Presidio.
+            of = {"recognizer_name": self.name, "recognizer_identifier": self.id}
             return [
                 presidio.RecognizerResult(
-                    found.type, found.start, found.end, found.score,
-                    presidio.AnalysisExplanation(
-                        recognizer=self.name, original_score=found.score, pattern_name=found.rule,
-                        textual_explanation=found.why,
-                    ),
+                    found.type, found.start, found.end, found.score, recognition_metadata={**of, "finding": found}
                 )
                 for found in self.finder(nlp_artifacts.view)
-            ]  # fmt: skip
+            ]
 
     class NoEnhancer(enhancers.ContextAwareEnhancer):  # type: ignore[misc]
         """Our rules read their context words themselves, where they stand; no score is raised afterwards."""
@@ -191,4 +187,4 @@ def _classes() -> tuple[Any, Any, Any]:
         def enhance_using_context(self, text: str, raw_results: list[Any], *_: Any, **__: Any) -> list[Any]:
             return raw_results
 
-    return WordEngine, FinderRecogniser, NoEnhancer
+    return WordArtifacts, WordEngine, FinderRecogniser, NoEnhancer

@@ -14,18 +14,8 @@ _NOT_PLACES = words_of("not_places")
 _GENERIC = words_of("facility_generic")
 _IN = frozenset(["in", "near", "outside", "around", "visiting", "downtown", "suburban", "greater", "between"])
 _AT = frozenset(["at", "from", "to", "through", "via", "of", "lives", "the"])
-VISIT = re.compile(
-    r"(?i)\b(?:seen|admitted|treated|evaluated|hospitali[sz]ed|refer(?:red|ral)|transferred|visit(?:ed|s)?"
-    r"|appointment|discharged|presented|presenting|"
-    r"follow(?:ed|ing)?|live[sd]?|living|reside[sd]?|resident|residing|born|moved|grew|works?|worked|diagnosed"
-    r"|managed|surgery|procedure|cared|care|"
-    r"consult(?:ed|ation)?|clinic|check(?:ed)?|checkup|check-up|office|scheduled|admission|examined|tested"
-    r"|underwent|performed|started|received|located|"
-    r"based|records?|hails?|travel(?:l?ed|s)?|returned|staying|went|arrived|native|home|hospital|address|city"
-    r"|town|practice|employed|attends?|studies|"
-    r"school|facility|prescribed|enrolled|monitored|assessed|stay|rushed|taken|last|done|conducted|patient|male"
-    r"|female|man|woman)\b"
-)  # fmt: skip
+_VISITS = words_of("visits")
+_PART = re.compile(r"[^\W\d_]+")
 
 
 class TownReader:
@@ -101,8 +91,22 @@ class TownReader:
             return False
         word, before = view.words[index], view.words[index - 1]
         if not word.joined:
-            near = VISIT.search(view.text, max(0, word.start - 40), word.start)
-            return word.gap in (", ", " (") and near is not None
-        if before.lower in _IN:
-            return True
-        return before.lower in _AT and VISIT.search(view.text, max(0, before.start - 60), before.start + 1) is not None
+            return word.gap in (", ", " (") and self.visit_before(view, index, 40)
+        return before.lower in _IN or (before.lower in _AT and self.visit_before(view, index - 1, 60))
+
+    @staticmethod
+    def visit_before(view: Words, index: int, reach: int) -> bool:
+        """Whether a visit is told of among so many characters before a word."""
+        words = view.words
+        start = words[index].start - reach
+        for before in range(index - 1, -1, -1):
+            word = words[before]
+            if word.stop <= start:
+                break
+            if word.start >= start and word.lower in _VISITS:
+                return True
+            if not word.lower.isalpha():  # "follow-up", "walk-in"
+                parts = _PART.finditer(view.folded, word.start, word.stop)
+                if any(part.start() >= start and part.group() in _VISITS for part in parts):
+                    return True
+        return False

@@ -127,11 +127,10 @@ class Vocabulary:
             return True
         if index > 1 and words[index - 1].lower == "of" and word.joined and words[index - 2].lower in _HEADS:
             return True  # the pouch of Douglas
-        parts = word.lower.split("-")
-        known = all(part in self.lexicon.eponyms for part in parts) or word.lower in self.lexicon.eponyms
         if self.next_is_name(view, index):
             return False
-        if known:
+        eponyms = self.lexicon.eponyms
+        if word.lower in eponyms or all(part in eponyms for part in word.lower.split("-")):
             return kind != SURE or word.stop != word.end or _RESULT.match(view.text, word.end) is not None
         return kind in (UNKNOWN, LIKELY) and _RESULT.match(view.text, word.end) is not None
 
