@@ -264,7 +264,6 @@ def test_only_this_machine_may_register_nodes_and_start_runs(tmp_path: Path, pat
 def test_what_flower_is_told_has_every_off_switch(town: Town) -> None:
     _, around = supernode_command(
         town.folder / "home", host="127.0.0.1", port=1, authority=Path("ca"), key=Path("key"), worker=Path("w"),
-        local_port=2,
     )  # fmt: skip
     assert around["FLWR_TELEMETRY_ENABLED"] == "0"
     assert around["FLWR_DISABLE_UPDATE_CHECK"] == "1"
@@ -287,9 +286,9 @@ def _dial(town: Town, folder: Path, key: Path) -> str:
     """What a node with this key says when it dials the server; it is expected to end by itself."""
     command, environment = supernode_command(
         folder, host="127.0.0.1", port=town.federation.invitation().port, authority=town.federation.ca_pem, key=key,
-        worker=folder / "none.sock", local_port=free_port(),
+        worker=folder / "none.sock",
     )  # fmt: skip
-    node = Child("a node", command, folder / "node.log", environment)
+    node = Child("a node", [*command, "--port", str(free_port())], folder / "node.log", environment)
     node.start()
     try:
         assert wait_until(lambda: node.ended() is not None)

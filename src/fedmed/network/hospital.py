@@ -76,10 +76,14 @@ def node_of(
     with lent_key(site.node_key, passphrase, "openssh") as key:
         command, environment = supernode_command(
             flower_folder(site.path), host=site.host, port=site.port, authority=site.ca_pem.absolute(), key=key,
-            worker=(socket or site.socket).absolute(), local_port=free_port(),
+            worker=(socket or site.socket).absolute(),
         )  # fmt: skip
+
+        def words() -> list[str]:
+            return [*prefix, *command, "--port", str(free_port())]  # anew: what was free may be another's by now
+
         log_file = flower_folder(site.path) / "node.log"
-        child = Child("the node", [*prefix, *command], log_file, environment, apart=False, last_words=_LAST_WORDS)
+        child = Child("the node", words, log_file, environment, apart=False, last_words=_LAST_WORDS)
         try:
             yield child
         finally:

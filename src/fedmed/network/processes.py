@@ -27,7 +27,7 @@ class Child:
 
     Args:
         name: for people.
-        command: its words.
+        command: its words, or what gives them anew for each start.
         log: the file that its output is added to.
         environment: its variables; None: this process's.
         apart: in a session of its own, so that all it started can be ended with it; else it shares this process's,
@@ -38,14 +38,14 @@ class Child:
     def __init__(
         self,
         name: str,
-        command: Sequence[str],
+        command: Sequence[str] | Callable[[], Sequence[str]],
         log: Path,
         environment: Mapping[str, str] | None = None,
         *,
         apart: bool = True,
         last_words: Sequence[str] = (),
     ) -> None:
-        self.name, self._command, self._log = name, list(command), log
+        self.name, self._command, self._log = name, command, log
         self._last_words, self._log_start = tuple(last_words), 0
         self._apart = apart
         self._environment = None if environment is None else dict(environment)
@@ -66,9 +66,10 @@ class Child:
             out = open(self._log, "ab")  # noqa: SIM115  (the child keeps it)
             self._log_start = out.tell()
         with out:
+            words = self._command() if callable(self._command) else self._command
             try:
                 self._process = subprocess.Popen(
-                    self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                    words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
                     env=self._environment, start_new_session=self._apart,
                 )  # fmt: skip
             except OSError as error:

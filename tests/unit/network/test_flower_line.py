@@ -208,6 +208,18 @@ def test_a_child_that_ends_is_started_again_after_a_pause_and_its_own_children_e
     assert _gone(inner)
 
 
+def test_words_that_are_made_anew_are_those_of_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedmed.network.processes.FIRST_PAUSE", 0.0)
+    ports = iter(("1111", "2222"))
+    child = Child("a child", lambda: [sys.executable, "-c", f"print({next(ports)})"], tmp_path / "log")
+    child.start()
+    deadline = time.monotonic() + 20
+    while (child.restarts == 0 or child.ended() is None) and time.monotonic() < deadline:
+        child.keep() if child.restarts == 0 else time.sleep(0.01)
+    child.stop()
+    assert (tmp_path / "log").read_text().split() == ["1111", "2222"]
+
+
 def test_the_end_of_a_childs_output_is_kept(tmp_path: Path) -> None:
     child = Child("a child", [sys.executable, "-c", "print('why it ended')"], tmp_path / "log")
     child.start()

@@ -123,7 +123,7 @@ def superlink_command(
 
 
 def supernode_command(
-    home: Path, *, host: str, port: int, authority: Path, key: Path, worker: Path, local_port: int
+    home: Path, *, host: str, port: int, authority: Path, key: Path, worker: Path
 ) -> tuple[list[str], dict[str, str]]:
     """A hospital's node.
 
@@ -133,15 +133,14 @@ def supernode_command(
         authority: the federation's; no other is trusted.
         key: the node's private key, in the plain.
         worker: socket of the hospital's worker.
-        local_port: free, on loopback; the node and its relays meet there.
 
     Returns:
-        Command line and environment.
+        Command line and environment; ``--port`` is to follow, free on loopback, where the node and its relays meet.
     """
     command = [
         str(Path(sys.executable).parent / "flower-supernode"), "--superlink", _address(host, port),
         "--root-certificates", str(authority), "--auth-supernode-private-key", str(key),
-        "--node-config", f"socket={json.dumps(str(worker))}", "--host", "127.0.0.1", "--port", str(local_port),
+        "--node-config", f"socket={json.dumps(str(worker))}", "--host", "127.0.0.1",
     ]  # fmt: skip
     return command, environment(home)
 
