@@ -32,6 +32,8 @@ FedMedError                     1
 ├── SafetyPolicyError          70   the guardrail policy cannot be used
 ├── HubError                   80   the hub did not give what was asked of it
 ├── MissingExtraError          90   an optional part of FED-MED is not installed
+├── ServeError                 95   the server cannot start: its port, its keys, or what it is to serve
+│   └── UpstreamError          96   the server behind this one cannot be reached or does not answer as it should
 ├── PrivacyError              100
 │   ├── BudgetError           101   a privacy budget would be exceeded; nothing was spent
 │   ├── LedgerError           102   a ledger of privacy is damaged, or does not go with what was asked of it
@@ -227,6 +229,14 @@ class MissingExtraError(FedMedError):
         self.package = package
         self.extra = extra
         super().__init__(f"the package '{package}' is not installed", f"pip install 'fedmed[{extra}]'")
+
+
+class ServeError(FedMedError):
+    exit_code = 95
+
+
+class UpstreamError(ServeError):
+    exit_code = 96
 
 
 class PrivacyError(FedMedError):

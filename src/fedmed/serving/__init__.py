@@ -1,0 +1,1 @@
+"""Guarded answers over HTTP, in OpenAI's protocol. safety -> HERE -> cli. Extra: ``serve``."""
