@@ -231,3 +231,7 @@ class Answer:
     run: str | None
     raw_confidence: float | None = None  # before the cap
     calibrated: bool = False  # whether confidence is a chance measured on held-out answers
+    action: str = "allow"  # the gravest that a rail asked for
+    cut_off: bool = False  # the model was stopped at the length limit
+    prompt_tokens: int = 0  # that the model read; 0 where none was asked
+    answer_tokens: int = 0  # that the model wrote, shown or not

@@ -35,13 +35,19 @@ class Generated:
 
     ``token_logprobs``: natural log of the probability the model gave to each token of the answer, before temperature
     and penalties; ``finished``: the model ended the answer itself, it was not cut off at ``max_new_tokens``;
-    ``token_entropies``: of the distribution each of those tokens was chosen from, in nats, before temperature too.
+    ``token_entropies``: of the distribution each of those tokens was chosen from, in nats, before temperature too;
+    ``prompt_tokens``: how many the model read.
     """
 
     text: str
     token_logprobs: tuple[float, ...]
     finished: bool
     token_entropies: tuple[float, ...]
+    prompt_tokens: int = 0
+
+    @property
+    def answer_tokens(self) -> int:
+        return len(self.token_logprobs)
 
 
 def generate(
@@ -50,7 +56,7 @@ def generate(
     questions: Sequence[str],
     *,
     model_config: ModelSection,
-    seed: int = 17,
+    seed: int | Sequence[int] = 17,
 ) -> list[Generated]:
     """Answer questions, in their order.
 
@@ -62,17 +68,19 @@ def generate(
         tokenizer: the model's own.
         questions: plain text.
         model_config: prompt template and generation settings.
-        seed: of sampling; each question draws from a stream of its own, so the batch it is in does not matter.
+        seed: of sampling; each question draws from a stream of its own, so the batch it is in does not matter. One
+            seed for each question makes its place among them not matter either.
 
     Raises:
         DataFormatError: a prompt leaves no room for an answer in the model's context.
     """
     prompts = [_prompt_ids(model, tokenizer, question, model_config) for question in questions]
+    streams = [(seed, index) if isinstance(seed, int) else (seed[index], 0) for index in range(len(prompts))]
     answers: dict[int, Generated] = {}
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     for first in range(0, len(by_length), BATCH):
         chosen = by_length[first : first + BATCH]
-        rows = [_Row(index, prompts[index], _generator(model, seed, index)) for index in chosen]
+        rows = [_Row(index, prompts[index], _generator(model, *streams[index])) for index in chosen]
         for _ in _write(model, tokenizer, rows, model_config):
             pass
         answers.update({row.index: row.result() for row in rows})
@@ -136,7 +144,9 @@ class _Row:
     finished: bool = False  # the model ended it
 
     def result(self) -> Generated:
-        return Generated(self.text, tuple(self.logprobs), self.finished, tuple(self.entropies))
+        return Generated(
+            self.text, tuple(self.logprobs), self.finished, tuple(self.entropies), len(self.prompt)
+        )
 
     def take(
         self, token: int, sureness: tuple[float, float], tokenizer: Any, ends: frozenset[int],

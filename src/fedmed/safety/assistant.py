@@ -1,4 +1,4 @@
-"""The only public way to an answer: input rail, model, confidence, output rail, disclaimer.
+"""A model of ours behind its guardrails: input rail, model, confidence, output rail, disclaimer.
 
 Not covered: conversation (each question stands alone), retrieval of sources.
 """
@@ -6,24 +6,25 @@ Not covered: conversation (each question stands alone), retrieval of sources.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmed.config.load import default_config, load_config
-from fedmed.config.schema import FedMedConfig
+from fedmed.config.schema import FedMedConfig, GenerationSection, ModelSection
 from fedmed.errors import RunNotFoundError
 from fedmed.safety.calibrator import CALIBRATION, Calibrator, read_calibrator, settings_digest
 from fedmed.safety.confidence import raw_confidence
-from fedmed.safety.guardrails import Decision, MedicalGuardrails
-from fedmed.safety.rails import RailHit
+from fedmed.safety.guarded import WITHHELD_MARK, Written, answer_guarded, as_answer
+from fedmed.safety.guardrails import MedicalGuardrails
 from fedmed.types import Answer
+
+if TYPE_CHECKING:
+    from fedmed.model.inference import Generated
 
 log = logging.getLogger(__name__)
 
-WITHHELD_MARK = "[WITHHELD TEXT, for professionals only: the guardrails did not let it pass]"
-
-_CUT_OFF = RailHit("text.cut_off", "low", "annotate", "the answer stops at the length limit, before its end")
+__all__ = ["WITHHELD_MARK", "MedicalAssistant", "answer_at_once", "ask_once"]
 
 
 class MedicalAssistant:
@@ -36,6 +37,7 @@ class MedicalAssistant:
         run: name of the run that made the adapter; None for a base model.
         model_name: how answers name the model.
         calibrator: states confidence; None, or one fitted on answers written otherwise: it is not calibrated.
+        guardrails: those of the settings, where they are there already.
 
     Raises:
         SafetyPolicyError: the policy file of the settings cannot be used.
@@ -50,8 +52,9 @@ class MedicalAssistant:
         run: str | None = None,
         model_name: str,
         calibrator: Calibrator | None = None,
+        guardrails: MedicalGuardrails | None = None,
     ) -> None:
-        self.guardrails = MedicalGuardrails(config.safety)
+        self.guardrails = guardrails or MedicalGuardrails(config.safety)
         self.config = config
         self.run = run
         self.model_name = model_name
@@ -74,18 +77,15 @@ class MedicalAssistant:
             RunNotFoundError: the folder has no finished adapter. ConfigError, ModelError, SafetyPolicyError.
             DataFormatError: its ``calibration.json`` is damaged.
         """
-        config = _run_config(run_folder, overrides, hospital)
-        calibrator = read_calibrator(run_folder / CALIBRATION)
+        config = run_config(run_folder, overrides, hospital)
+        calibrator = calibrator_of(run_folder, hospital)
         from fedmed.model.adapter import attach_adapter
         from fedmed.model.load_model import load_model_and_tokenizer
 
         base, tokenizer = load_model_and_tokenizer(config=config.model)
-        model = attach_adapter(base, _adapter_folder(run_folder, hospital))
-        if calibrator is not None and not _made_for(calibrator, model):
-            log.warning("%s was made for another adapter: confidence is not calibrated", run_folder / CALIBRATION)
-            calibrator = None
+        model = attach_adapter(base, adapter_folder(run_folder, hospital))
         return cls(
-            model, tokenizer, config=config, run=_run_name(run_folder), model_name=config.model.name,
+            model, tokenizer, config=config, run=run_name(run_folder), model_name=config.model.name,
             calibrator=calibrator,
         )  # fmt: skip
 
@@ -113,49 +113,72 @@ class MedicalAssistant:
         """
         return self.ask_many([question], show_withheld=show_withheld)[0]
 
-    def ask_many(self, questions: Sequence[str], *, show_withheld: bool = False) -> list[Answer]:
-        """Answer several questions, in their order; those that may reach the model are generated together."""
-        from fedmed.model.inference import generate
+    def ask_many(
+        self,
+        questions: Sequence[str],
+        *,
+        show_withheld: bool = False,
+        generation: GenerationSection | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Answer]:
+        """Answer several questions, in their order; those that may reach the model are generated together.
 
-        decisions = [self.guardrails.answer_without_model(question) for question in questions]
-        answers: list[Answer | None] = [self._answer(found) if found else None for found in decisions]
-        open_ones = [index for index, answer in enumerate(answers) if answer is None]
-        if not open_ones:
-            return [answer for answer in answers if answer is not None]
-        asked = [self.guardrails.question_for_model(questions[index]) for index in open_ones]
-        made = generate(
-            self._model,
-            self._tokenizer,
-            asked,
-            model_config=self.config.model,
-            seed=self.config.federated.seed,
+        Args:
+            questions: plain text.
+            show_withheld: see ``ask``.
+            generation: how answers are written; None: as the settings say. Where signals of a calibrator depend on
+                what it changes, confidence is not calibrated.
+            seeds: of sampling, one a question; None: the seed of the settings for all.
+        """
+        config = self.config.model
+        if generation is not None:
+            config = config.model_copy(update={"generation": generation})
+
+        def write(asked: Mapping[int, str]) -> list[Written]:
+            from fedmed.model.inference import generate
+
+            seed = [seeds[place] for place in asked] if seeds is not None else self.config.federated.seed
+            texts = list(asked.values())
+            made = generate(self._model, self._tokenizer, texts, model_config=config, seed=seed)
+            return self._with_confidence(texts, made, config, seed)
+
+        return answer_guarded(
+            questions,
+            write,
+            guardrails=self.guardrails,
+            model_name=self.model_name,
+            run=self.run,
+            show_withheld=show_withheld,
         )
-        sure = self._confidences(asked, made)
-        for index, generated, confidence in zip(open_ones, made, sure, strict=True):
-            decision = self.guardrails.assess(
-                questions[index],
-                generated.text,
-                confidence,
-                notes=() if generated.finished else (_CUT_OFF,),
+
+    def _with_confidence(
+        self, questions: Sequence[str], made: Sequence[Generated], config: ModelSection, seed: int | Sequence[int]
+    ) -> list[Written]:
+        """Calibrated, or the mean token probability where no calibrator fits; questions as the model read them."""
+        calibrator = self.calibrator
+        if calibrator is not None and config is not self.config.model and not _fits(calibrator, config):
+            calibrator = None
+        if calibrator is None:
+            sure = [raw_confidence(generated.token_logprobs) for generated in made]
+        else:
+            from fedmed.safety.signals import read_signals
+
+            signals = read_signals(
+                self._model, self._tokenizer, questions, model_config=config, answers=made, samples=calibrator.samples,
+                seed=seed,
+            )  # fmt: skip
+            sure = [calibrator.confidence(own) for own in signals]
+        return [
+            Written(
+                text=generated.text,
+                confidence=confidence,
+                calibrated=calibrator is not None,
+                finished=generated.finished,
+                prompt_tokens=generated.prompt_tokens,
+                answer_tokens=generated.answer_tokens,
             )
-            answers[index] = self._answer(decision, generated.text if show_withheld else None)
-        return [answer for answer in answers if answer is not None]
-
-    def _confidences(self, questions: Sequence[str], made: Sequence[Any]) -> list[float]:
-        """Calibrated, or the mean token probability where there is no calibrator; questions as the model read them."""
-        if self.calibrator is None:
-            return [raw_confidence(generated.token_logprobs) for generated in made]
-        from fedmed.safety.signals import read_signals
-
-        signals = read_signals(
-            self._model, self._tokenizer, questions, model_config=self.config.model, answers=made,
-            samples=self.calibrator.samples, seed=self.config.federated.seed,
-        )  # fmt: skip
-        return [self.calibrator.confidence(own) for own in signals]
-
-    def _answer(self, decision: Decision, withheld: str | None = None) -> Answer:
-        calibrated = self.calibrator is not None and decision.raw_confidence is not None
-        return _as_answer(decision, self.config, self.model_name, self.run, withheld, calibrated=calibrated)
+            for generated, confidence in zip(made, sure, strict=True)
+        ]
 
 
 def ask_once(
@@ -179,10 +202,10 @@ def ask_once(
         RunNotFoundError, ConfigError, ModelError, SafetyPolicyError.
     """
     if run_folder is not None:
-        config = _run_config(run_folder, overrides, hospital)
+        config = run_config(run_folder, overrides, hospital)
     else:
         config = load_config(None, (), overrides) if overrides else default_config()
-    at_once = answer_at_once(question, config, run=_run_name(run_folder) if run_folder else None)
+    at_once = answer_at_once(question, config, run=run_name(run_folder) if run_folder else None)
     if at_once is not None:
         return at_once
     if run_folder is not None:
@@ -195,19 +218,22 @@ def ask_once(
 def answer_at_once(question: str, config: FedMedConfig, *, run: str | None = None) -> Answer | None:
     """The answer that needs no model, such as what to do in an emergency; None where a model has to be asked."""
     decision = MedicalGuardrails(config.safety).answer_without_model(question)
-    return None if decision is None else _as_answer(decision, config, config.model.name, run, None)
+    return None if decision is None else as_answer(decision, config.safety, config.model.name, run)
 
 
-def _run_name(run_folder: Path) -> str:
+def run_name(run_folder: Path) -> str:
+    """How answers name a run."""
     return run_folder.resolve().name
 
 
-def _adapter_folder(run_folder: Path, hospital: str | None) -> Path:
+def adapter_folder(run_folder: Path, hospital: str | None) -> Path:
+    """Where the adapter of a run, or of one hospital in it, lies."""
     return run_folder / "adapter" if hospital is None else run_folder / "hospitals" / hospital / "adapter"
 
 
-def _run_config(run_folder: Path, overrides: Sequence[str], hospital: str | None) -> FedMedConfig:
-    adapter = _adapter_folder(run_folder, hospital)
+def run_config(run_folder: Path, overrides: Sequence[str], hospital: str | None) -> FedMedConfig:
+    """The settings of a run that has a finished adapter. Raises RunNotFoundError, ConfigError."""
+    adapter = adapter_folder(run_folder, hospital)
     needed = (run_folder / "config.yaml", adapter / "adapter_config.json", adapter / "adapter_model.safetensors")
     if not all(file.is_file() for file in needed):
         own = sorted(path.parent.name for path in run_folder.glob("hospitals/*/adapter"))
@@ -225,34 +251,29 @@ def _run_config(run_folder: Path, overrides: Sequence[str], hospital: str | None
     return load_config(None, [run_folder / "config.yaml"], overrides)
 
 
-def _as_answer(
-    decision: Decision, config: FedMedConfig, model_name: str, run: str | None, withheld: str | None,
-    *, calibrated: bool = False,
-) -> Answer:  # fmt: skip
-    text = decision.text
-    if withheld and not decision.allowed:
-        text = f"{text}\n\n{WITHHELD_MARK}\n{withheld.strip()}"
-    return Answer(
-        answer=text,
-        allowed=decision.allowed,
-        reasons=decision.reasons,
-        confidence=decision.confidence,
-        disclaimer=config.safety.disclaimer,
-        model=model_name,
-        run=run,
-        raw_confidence=decision.raw_confidence,
-        calibrated=calibrated,
-    )
+def calibrator_of(run_folder: Path, hospital: str | None) -> Calibrator | None:
+    """The calibrator of a run; None where it has none, or one of another adapter.
 
+    Raises:
+        DataFormatError: its file is damaged. ModelNotFoundError, ModelCorruptError: the adapter cannot be read.
+    """
+    calibrator = read_calibrator(run_folder / CALIBRATION)
+    if calibrator is None:
+        return None
+    from fedmed.model.adapter import adapter_sha256, load_adapter
 
-def _made_for(calibrator: Calibrator, model: Any) -> bool:
-    from fedmed.model.adapter import adapter_sha256, get_adapter_state
-
-    return calibrator.adapter == adapter_sha256(get_adapter_state(model))
+    if calibrator.adapter == adapter_sha256(load_adapter(adapter_folder(run_folder, hospital))):
+        return calibrator
+    log.warning("%s was made for another adapter: confidence is not calibrated", run_folder / CALIBRATION)
+    return None
 
 
 def _that_fits(calibrator: Calibrator | None, config: FedMedConfig) -> Calibrator | None:
-    if calibrator is not None and calibrator.settings != settings_digest(config.model):
-        log.warning("the calibrator was fitted on answers of another prompt or sampling: confidence is not calibrated")
-        return None
-    return calibrator
+    if calibrator is None or _fits(calibrator, config.model):
+        return calibrator
+    log.warning("the calibrator was fitted on answers of another prompt or sampling: confidence is not calibrated")
+    return None
+
+
+def _fits(calibrator: Calibrator, config: ModelSection) -> bool:
+    return calibrator.settings == settings_digest(config)

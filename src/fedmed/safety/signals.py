@@ -33,7 +33,7 @@ def read_signals(
     model_config: ModelSection,
     answers: Sequence[Generated] | None = None,
     samples: int = 0,
-    seed: int = 17,
+    seed: int | Sequence[int] = 17,
 ) -> list[dict[str, float]]:
     """Signals of each question's answer, by the names of ``confidence.SIGNALS``.
 
@@ -43,7 +43,7 @@ def read_signals(
         model_config: as the answers are written.
         answers: what the model wrote to these questions; None: the first ``LEAD`` tokens are written here.
         samples: answers drawn beside each for ``agreement``; 0: there is no such signal.
-        seed: of sampling.
+        seed: of sampling, one for all or one for each question.
 
     Raises:
         DataFormatError: a question is too long. ValueError: there are more or fewer answers than questions.
@@ -62,7 +62,7 @@ def read_signals(
         drawn = [
             generate(
                 model, tokenizer, questions, model_config=with_generation(short, temperature=warm),
-                seed=stream_seed(seed, "agreement", number),
+                seed=_seed_of(seed, number),
             )
             for number in range(samples)
         ]  # fmt: skip
@@ -84,6 +84,12 @@ def agreement(texts: Sequence[str]) -> float:
         2 * (left & right).total() / (left.total() + right.total()) if left or right else 1.0 for left, right in pairs
     ]
     return float(np.mean(shares)) if shares else 1.0
+
+
+def _seed_of(seed: int | Sequence[int], number: int) -> int | list[int]:
+    if isinstance(seed, int):
+        return stream_seed(seed, "agreement", number)
+    return [stream_seed(own, "agreement", number) for own in seed]
 
 
 def _of(answer: Generated, question_logprob: float) -> dict[str, float]:

@@ -33,7 +33,10 @@ class Model:
         assert settings["model_config"].name
         self.batches.append(list(questions))
         logprobs = (math.log(self.probability),) * 5
-        return [SimpleNamespace(text=self.text, token_logprobs=logprobs, finished=self.finished) for _ in questions]
+        made = SimpleNamespace(
+            text=self.text, token_logprobs=logprobs, finished=self.finished, prompt_tokens=7, answer_tokens=5
+        )
+        return [made] * len(questions)
 
 
 @pytest.fixture
