@@ -2,7 +2,7 @@
 
 On disk: ``adapter_model.safetensors`` and ``adapter_config.json``, which plain PEFT, vLLM and others load, and
 ``base_model.json`` with a fingerprint of the base model: an adapter is refused on another base of the same shape.
-Not covered: several adapters on one model; merging one into the base, which is PEFT's ``merge_and_unload``.
+Not covered: several adapters on one model, which is ``adapter_shelf``; merging one into the base, which is PEFT's ``merge_and_unload``.
 """
 
 from __future__ import annotations
@@ -193,9 +193,20 @@ def attach_adapter(model_base: Any, folder: Path) -> Any:
     """
     from fedmed.model.wrap import refuse_second_adapter, wrap
 
-    peft = require("peft", "train")
-    folder = Path(folder)
     refuse_second_adapter(model_base)
+    state, config = adapter_for(model_base, Path(folder))
+    model = wrap(model_base, config)
+    set_adapter_state(model, state)
+    return model.eval()
+
+
+def adapter_for(model_base: Any, folder: Path) -> tuple[AdapterState, Any]:
+    """A saved adapter and PEFT's configuration of it, once it is known to be for this base model.
+
+    Raises:
+        AdapterMismatchError, ModelNotFoundError, ModelCorruptError.
+    """
+    peft = require("peft", "train")
     state = load_adapter(folder)
     made_for = str(_read_json(folder / CONFIG).get("base_model_name_or_path"))
     hint = f"it was made for '{made_for}', this is '{_base_name(model_base)}'"
@@ -208,9 +219,12 @@ def attach_adapter(model_base: Any, folder: Path) -> Any:
     except (ValueError, TypeError, KeyError) as error:
         raise ModelCorruptError(f"{folder / CONFIG} is not a LoRA configuration ({error})", _AGAIN) from error
     config.base_model_name_or_path = None  # PEFT warns when it is not spelt as the loaded model's
-    model = wrap(model_base, config)
-    set_adapter_state(model, state)
-    return model.eval()
+    return state, config
+
+
+def check_same_layout(state: AdapterState, wanted: Mapping[str, Any]) -> None:
+    """Raises AdapterMismatchError where keys or shapes of two adapters differ."""
+    _check_same_shapes(state, {key: tuple(array.shape) for key, array in wanted.items()})
 
 
 adapter_sha256 = arrays_sha256
