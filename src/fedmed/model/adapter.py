@@ -2,7 +2,8 @@
 
 On disk: ``adapter_model.safetensors`` and ``adapter_config.json``, which plain PEFT, vLLM and others load, and
 ``base_model.json`` with a fingerprint of the base model: an adapter is refused on another base of the same shape.
-Not covered: several adapters on one model, which is ``adapter_shelf``; merging one into the base, which is PEFT's ``merge_and_unload``.
+Not covered: several adapters on one model, which is ``adapter_shelf``; merging one into the base, which is PEFT's
+``merge_and_unload``.
 """
 
 from __future__ import annotations
