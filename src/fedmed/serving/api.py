@@ -152,8 +152,15 @@ class _Service:
         asked = read_request(body)
         await _in_thread(lambda: self.answerer.check(asked.model))
         question, id = Question.of(asked), new_id()
-        waiting = asyncio.ensure_future(self._within_time(await self._begin(question), question))
-        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever waited may be gone
+        future = await self._begin(question)
+        waiting = asyncio.ensure_future(self._within_time(future, question))
+
+        def over(done: asyncio.Future[Answer]) -> None:
+            future.cancel()  # out of the queue, where it still is
+            if not done.cancelled():
+                done.exception()  # seen, also where nobody waits any more
+
+        waiting.add_done_callback(over)
 
         async def record(answer: Answer) -> None:
             await self._record(id, asker, question, answer, time.monotonic() - started)

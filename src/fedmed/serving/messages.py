@@ -2,7 +2,7 @@
 
 Honoured: model, messages, stream, stream_options.include_usage, max_tokens, max_completion_tokens, temperature, top_p,
 seed. Taken and not used: user, metadata, store=false, n=1, penalties of 0. Everything else is refused by name, since an
-answer made without it would not be what was asked for. No error repeats what a client wrote.
+answer made without it would not be what was asked for. No error repeats a value that a client wrote.
 Not covered: tools, images, audio, several choices, stop words, log probabilities (they would tell a withheld text).
 """
 

@@ -28,7 +28,7 @@ from fedmed.types import Answer
 
 KEY_VARIABLE = "FEDMED_UPSTREAM_KEY"
 _MOST_BYTES = 4 * 1024 * 1024  # of a reply
-_CONNECT = 5.0  # seconds
+_CONNECT = 5.0  # seconds, also for the list of models
 _NAMES_LAST = 60.0  # seconds that the list of models is believed
 _CHECK = "see that it runs and that its API begins at this address"
 
@@ -141,7 +141,8 @@ class Upstream:
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         url = self.url + path
         try:
-            with self._http.stream(method, url, json=body) as reply:
+            limit = httpx.Timeout(_CONNECT) if body is None else self._http.timeout
+            with self._http.stream(method, url, json=body, timeout=limit) as reply:
                 raw = b""
                 for chunk in reply.iter_bytes():
                     raw += chunk
