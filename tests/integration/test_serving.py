@@ -128,7 +128,7 @@ def test_concurrent_requests_get_the_answers_of_single_ones(root: Path, tmp_path
             return await asyncio.gather(*(ask(client, text) for text in QUESTIONS))
 
     shown = asyncio.run(run())
-    assert app.state.service.queue.drain(10)
+    assert app.state.desk.queue.drain(10)
     for text, alone in zip(shown, texts(models, "first", QUESTIONS), strict=True):
         assert text.startswith(alone.rstrip())
 

@@ -113,6 +113,7 @@ def details(answer: Answer) -> dict[str, Any]:
         "allowed": answer.allowed,
         "action": answer.action,
         "confidence": answer.confidence,
+        "calibrated": answer.calibrated,
         "reasons": list(answer.reasons),
         "disclaimer": answer.disclaimer,
         "model": answer.model,

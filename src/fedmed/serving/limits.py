@@ -74,12 +74,19 @@ class ApiKeys:
             ApiError: 401.
         """
         scheme, _, given = (authorization or "").partition(" ")
-        digest = _digest(given.strip())
-        found = [name for name, known in self._digests.items() if hmac.compare_digest(known, digest)]
+        found = self._names(given)
         if scheme.lower() != "bearer" or not found:
             why = "the API key is not known" if given else "an API key is needed"
             raise ApiError(401, f"{why}: send 'Authorization: Bearer KEY'", "invalid_api_key")
         return found[0]
+
+    def matches(self, name: str, key: str) -> bool:
+        """Whether a person's name and key belong together."""
+        return name in self._names(key)
+
+    def _names(self, given: str) -> list[str]:
+        digest = _digest(given.strip())
+        return [name for name, known in self._digests.items() if hmac.compare_digest(known, digest)]
 
 
 def _digest(key: str) -> bytes:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from fedmed.config.load import load_config
 from fedmed.config.schema import FedMedConfig, SafetySection
 from fedmed.errors import RunNotFoundError, ServeError
-from fedmed.safety.assistant import MedicalAssistant, adapter_folder, run_config, run_name
+from fedmed.safety.assistant import MedicalAssistant, adapter_folder, calibrator_of, run_config, run_name
+from fedmed.safety.calibrator import CALIBRATION, Calibrator
 from fedmed.safety.guarded import as_answer
 from fedmed.safety.guardrails import MedicalGuardrails
 from fedmed.serving.answers import Question
@@ -73,6 +74,7 @@ class RunModels:
     ) -> None:
         self._root, self._only, self._base_only, self._overrides = root, tuple(only), base_only, tuple(overrides)
         self._configs: dict[_Source, tuple[int, FedMedConfig]] = {}
+        self._calibrators: dict[_Source, tuple[tuple[int, int], Calibrator | None]] = {}
         self._rails: dict[SafetySection, MedicalGuardrails] = {}
         self._shelves: OrderedDict[tuple[Any, ...], tuple[AdapterShelf, Any]] = OrderedDict()
         self._lock = threading.Lock()
@@ -115,6 +117,7 @@ class RunModels:
                 config=config,
                 run=source.name,
                 model_name=config.model.name,
+                calibrator=self._calibrator(source),
                 guardrails=self._guardrails(config),
             )
             return assistant.ask_many(
@@ -164,6 +167,17 @@ class RunModels:
         self._configs[source] = (changed, config)
         return config
 
+    def _calibrator(self, source: _Source) -> Calibrator | None:
+        """What states the confidence of a model, read again when its file or its adapter has changed."""
+        adapter = _adapter_of(source)
+        if source.folder is None or adapter is None:
+            return None
+        changed = (_changed(source.folder / CALIBRATION), _changed(adapter / _ADAPTER))
+        known = self._calibrators.get(source)
+        if known is None or known[0] != changed:
+            self._calibrators[source] = known = (changed, calibrator_of(source.folder, source.hospital))
+        return known[1]
+
     def _guardrails(self, config: FedMedConfig) -> MedicalGuardrails:
         with self._lock:
             if config.safety not in self._rails:
@@ -197,3 +211,11 @@ def _of_run(folder: Path) -> list[_Source]:
 
 def _adapter_of(source: _Source) -> Path | None:
     return None if source.folder is None or source.bare else adapter_folder(source.folder, source.hospital)
+
+
+def _changed(file: Path) -> int:
+    """When a file was last written, in ns; 0 where it is not."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0

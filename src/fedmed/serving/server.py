@@ -7,8 +7,10 @@ Not covered: several processes, TLS, a socket handed over by systemd.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
+from collections.abc import Awaitable, Callable
 
 import uvicorn
 from fastapi import FastAPI
@@ -37,13 +39,20 @@ def open_port(host: str, port: int) -> socket.socket:
         raise ServeError(f"there is no port {port}", "choose one up to 65535 with --port") from error
 
 
-def serve(app: FastAPI, listening: socket.socket, *, drain_seconds: float) -> None:
+def serve(
+    app: FastAPI,
+    listening: socket.socket,
+    *,
+    drain_seconds: float,
+    at_end: Callable[[], Awaitable[None]] | None = None,
+) -> None:
     """Serve until a signal ends it.
 
     Args:
         app: of ``create_app``.
         listening: of ``open_port``; closed at the end.
         drain_seconds: for accepted questions, once a signal has come.
+        at_end: run beside that; ends connections that would stay open by themselves.
     """
     config = uvicorn.Config(
         app,
@@ -57,5 +66,17 @@ def serve(app: FastAPI, listening: socket.socket, *, drain_seconds: float) -> No
         backlog=_WAITING_CONNECTIONS,
     )
     with listening:
-        uvicorn.Server(config).run(sockets=[listening])
+        _Server(config, at_end).run(sockets=[listening])
     log.info("the server has ended")
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, at_end: Callable[[], Awaitable[None]] | None) -> None:
+        super().__init__(config)
+        self._at_end = at_end
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = asyncio.ensure_future(self._at_end()) if self._at_end is not None else None
+        await super().shutdown(sockets)
+        if ending is not None:
+            ending.cancel()

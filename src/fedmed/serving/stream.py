@@ -11,7 +11,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fedmed.serving.answers import details, finish_reason, shown_text, usage
@@ -31,7 +31,6 @@ async def events(
     id: str,
     model: str,
     waiting: asyncio.Future[Answer],
-    record: Callable[[Answer], Awaitable[None]],
     *,
     gone: Callable[[], None] = lambda: None,
     include_usage: bool = False,
@@ -42,8 +41,7 @@ async def events(
     Args:
         id: of the reply.
         model: as the client named it.
-        waiting: becomes the answer, or fails with an ApiError; cancelled when the client goes away.
-        record: called with the answer before any of it is sent.
+        waiting: becomes the recorded answer, or fails with an ApiError; cancelled when the client goes away.
         gone: called when the client leaves before its answer is there.
         include_usage: end with a chunk that says what it took.
         keep_alive: seconds between comments.
@@ -60,7 +58,6 @@ async def events(
             yield b": held back until the rails have spoken\n\n"
         try:
             answer = waiting.result()
-            await record(answer)
         except ApiError as error:
             yield _event(error.body)
             return

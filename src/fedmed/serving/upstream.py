@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +19,8 @@ import httpx
 
 from fedmed.config.schema import FedMedConfig
 from fedmed.errors import ServeError, UpstreamError
-from fedmed.safety.guarded import answer_guarded, as_answer
+from fedmed.safety.confidence import raw_confidence
+from fedmed.safety.guarded import Written, answer_guarded, as_answer
 from fedmed.safety.guardrails import MedicalGuardrails
 from fedmed.serving.answers import Question
 from fedmed.serving.messages import ApiError
@@ -31,17 +31,6 @@ _MOST_BYTES = 4 * 1024 * 1024  # of a reply
 _CONNECT = 5.0  # seconds, also for the list of models
 _NAMES_LAST = 60.0  # seconds that the list of models is believed
 _CHECK = "see that it runs and that its API begins at this address"
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamText:
-    """What the server behind wrote, unchecked."""
-
-    text: str
-    token_logprobs: tuple[float, ...] | None
-    finished: bool
-    prompt_tokens: int
-    answer_tokens: int
 
 
 class Upstream:
@@ -104,7 +93,7 @@ class Upstream:
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """Answers in their order, each asked for by itself. Raises UpstreamError."""
 
-        def write(asked: Mapping[int, str]) -> list[UpstreamText]:
+        def write(asked: Mapping[int, str]) -> list[Written]:
             return [self._write(text, questions[place]) for place, text in asked.items()]
 
         return answer_guarded(
@@ -118,7 +107,7 @@ class Upstream:
     def close(self) -> None:
         self._http.close()
 
-    def _write(self, text: str, question: Question) -> UpstreamText:
+    def _write(self, text: str, question: Question) -> Written:
         generation = question.generation(self._config.model.generation)
         body: dict[str, Any] = {
             "model": question.model,
@@ -184,7 +173,7 @@ def _base_url(url: str) -> str:
     return base if base.endswith("/v1") else f"{base}/v1"
 
 
-def _read(reply: dict[str, Any], url: str) -> UpstreamText:
+def _read(reply: dict[str, Any], url: str) -> Written:
     """The one choice of a reply. Raises UpstreamError."""
     try:
         choice = reply["choices"][0]
@@ -198,7 +187,14 @@ def _read(reply: dict[str, Any], url: str) -> UpstreamText:
     if not isinstance(text, str):
         raise UpstreamError(f"{url} answers without text", _CHECK)
     prompt, answer = (one if isinstance(one, int) and one >= 0 else 0 for one in tokens)
-    return UpstreamText(text, logprobs, finished, prompt, answer or len(logprobs or ()))
+    return Written(
+        text=text,
+        confidence=None if logprobs is None else raw_confidence(logprobs),
+        calibrated=False,
+        finished=finished,
+        prompt_tokens=prompt,
+        answer_tokens=answer or len(logprobs or ()),
+    )
 
 
 def _logprobs(value: Any) -> tuple[float, ...] | None:

@@ -1,71 +1,20 @@
-"""A writer in place of a model, behind the real rails, and a client that speaks ASGI and can leave at any time."""
+"""A server of the writer, and a client that speaks ASGI and can leave at any time."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.serving_writer import Writer
 
-from fedmed.safety.guarded import answer_guarded, as_answer
 from fedmed.safety.guardrails import MedicalGuardrails
-from fedmed.serving.answers import Question
 from fedmed.serving.api import ServeSettings, create_app
 from fedmed.serving.audit import AnswerAudit
-from fedmed.serving.messages import ApiError
-from fedmed.types import Answer
-
-
-@dataclass(frozen=True)
-class Text:
-    """What the writer wrote."""
-
-    text: str
-    token_logprobs: tuple[float, ...] | None = (math.log(0.6),) * 5
-    finished: bool = True
-    prompt_tokens: int = 7
-    answer_tokens: int = 5
-
-
-class Writer:
-    """Answers by repeating what it was asked about, so that one person's answer in another's reply would show."""
-
-    def __init__(self, guardrails: MedicalGuardrails) -> None:
-        self.guardrails = guardrails
-        self.passes: list[list[Question]] = []
-        self.go = threading.Event()
-        self.go.set()
-        self.begun = threading.Semaphore(0)
-        self.says: Callable[[str], Text] = lambda asked: Text(f"It is about {asked.removeprefix('What is ')}")
-
-    def models(self) -> list[str]:
-        return ["first", "base"]
-
-    def check(self, model: str) -> None:
-        if model not in self.models():
-            raise ApiError(404, "there is no model with this name", "model_not_found", param="model")
-
-    def load(self) -> None: ...
-
-    def at_once(self, question: Question) -> Answer | None:
-        decision = self.guardrails.answer_without_model(question.text)
-        return None if decision is None else as_answer(decision, self.guardrails.config, "tiny", "first")
-
-    def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        self.passes.append(list(questions))
-        self.begun.release()
-        assert self.go.wait(30)
-        texts = [question.text for question in questions]
-        return answer_guarded(texts, self._write, guardrails=self.guardrails, model_name="tiny", run="first")
-
-    def _write(self, asked: Mapping[int, str]) -> list[Text]:
-        return [self.says(text) for text in asked.values()]
 
 
 @dataclass
@@ -176,4 +125,4 @@ def serving(writer: Writer, audit_file: Path) -> Iterator[Callable[..., Client]]
     yield make
     writer.go.set()
     for app in made:
-        assert app.state.service.queue.drain(10)
+        assert app.state.desk.queue.drain(10)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.serving_writer import text_of
 
 from fedmed.serving.limits import ApiKeys
 
@@ -53,8 +54,7 @@ def test_a_stream_is_the_same_answer_in_parts(serving: Make) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_withheld_text_leaves_in_no_form(serving: Make, writer: Any, stream: bool) -> None:
-    kind = type(writer.says("x"))
-    writer.says = lambda asked: kind("You have cancer.")
+    writer.says = lambda asked: text_of("You have cancer.")
     reply = serving().post("What is wrong with me?", stream=stream)
     assert b"You have cancer" not in reply.body
     last = reply.events[-2] if stream else reply.json
@@ -88,7 +88,7 @@ def test_an_emergency_is_answered_at_once_also_where_the_queue_is_full(serving: 
         first = asyncio.ensure_future(client.ask("What is gout?"))
         await asyncio.to_thread(writer.begun.acquire)
         second = asyncio.ensure_future(client.ask("What is rickets?"))
-        while client.app.state.service.queue.waiting < 1:
+        while client.app.state.desk.queue.waiting < 1:
             await asyncio.sleep(0.01)
         refused, told = await client.ask("What is mumps?"), await client.ask(EMERGENCY)
         writer.go.set()
@@ -109,7 +109,7 @@ def test_thirty_clients_at_once_get_their_own_answers_from_few_passes(serving: M
         asking = [client.ask(f"What is disease {number}?", stream=number % 2 == 0) for number in range(30)]
         asked = [asyncio.ensure_future(one) for one in asking]
         await asyncio.to_thread(writer.begun.acquire)
-        while client.app.state.service.queue.waiting + len(writer.passes[0]) < 30:
+        while client.app.state.desk.queue.waiting + len(writer.passes[0]) < 30:
             await asyncio.sleep(0.01)
         writer.go.set()
         return await asyncio.gather(*asked)
@@ -131,12 +131,12 @@ def test_a_client_that_leaves_takes_its_waiting_question_along(serving: Make, wr
         await asyncio.to_thread(writer.begun.acquire)
         leave = asyncio.Event()
         left = asyncio.ensure_future(client.ask("What is rickets?", leave, stream=stream))
-        while client.app.state.service.queue.waiting < 1:
+        while client.app.state.desk.queue.waiting < 1:
             await asyncio.sleep(0.01)
         leave.set()
         await left
         async with asyncio.timeout(10):
-            while client.app.state.service.queue.waiting:
+            while client.app.state.desk.queue.waiting:
                 await asyncio.sleep(0.01)
         writer.go.set()
         return await first
@@ -284,7 +284,7 @@ def test_going_down_answers_what_was_accepted_and_takes_no_more(serving: Make, w
     async def run() -> tuple[list[Any], Any, Any]:
         asked = [asyncio.ensure_future(client.ask(f"What is disease {number}?")) for number in range(20)]
         await asyncio.to_thread(writer.begun.acquire)
-        queue = client.app.state.service.queue
+        queue = client.app.state.desk.queue
         while queue.waiting + len(writer.passes[0]) < 20:
             await asyncio.sleep(0.01)
         drained = asyncio.ensure_future(asyncio.to_thread(queue.drain, 20))
