@@ -1,4 +1,4 @@
-"""``fedmed serve``: guarded answers for programs that speak OpenAI's protocol."""
+"""``fedmed serve``: guarded answers for people on a page, and for programs that speak OpenAI's protocol."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 _EXTRA = "serve"
 _NEEDED = ("fastapi", "uvicorn", "httpx", "prometheus_client")
+_NEEDED_FOR_PAGE = "gradio"
 _WORKERS = 16  # questions at a time that a server behind is asked
 
 
@@ -42,11 +43,16 @@ def serve(
     audit_text: Annotated[
         bool, typer.Option("--audit-text", help="Also keep the questions and answers themselves in the audit.")
     ] = False,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Also serve the page that people ask on.")] = True,
+    watch: Annotated[
+        list[Path] | None,
+        typer.Option("--watch", metavar="DIR", help="Also draw the runs in this folder on the page (repeatable)."),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting (repeatable).")
     ] = None,
 ) -> None:
-    """Serve guarded answers at /v1/chat/completions, to any OpenAI client.
+    """Serve guarded answers: on a page at /, and at /v1/chat/completions to any OpenAI client.
 
     Nothing leaves this machine unless --upstream is given. Research and educational use only, not medical advice.
     """
@@ -57,7 +63,7 @@ def serve(
 
     if sum((bool(runs), base, upstream is not None)) > 1:
         raise typer.BadParameter("give --run, --base or --upstream, not several of them")
-    for package in _NEEDED:
+    for package in (*_NEEDED, _NEEDED_FOR_PAGE) if page else _NEEDED:
         require(package, _EXTRA)
     from fedmed.serving.answers import Answerer
     from fedmed.serving.api import LOCAL_HOSTS, ServeSettings, create_app
@@ -95,7 +101,16 @@ def serve(
             answer_seconds=seconds,
             drain_seconds=2 * seconds,
         )
+        app = create_app(answerer, settings)
+        at_end = None
+        if page:
+            from fedmed.demo.mount import mount_page
+            from fedmed.utils.runs import DEFAULT_ROOT
+
+            at_end = mount_page(app, [DEFAULT_ROOT, *(watch or ())])
         shown = f"[{host}]" if ":" in host else host
-        where = f"http://{shown}:{listening.getsockname()[1]}/v1"
-        err.print(f"serving {', '.join(answerer.models()[:5])} at {where}", markup=False, highlight=False)
-        serve_app(create_app(answerer, settings), listening, drain_seconds=settings.drain_seconds)
+        where = f"http://{shown}:{listening.getsockname()[1]}"
+        err.print(f"serving {', '.join(answerer.models()[:5])} at {where}/v1", markup=False, highlight=False)
+        if page:
+            err.print(f"page at {where}/", markup=False, highlight=False)
+        serve_app(app, listening, drain_seconds=settings.drain_seconds, at_end=at_end)

@@ -144,9 +144,7 @@ class _Row:
     finished: bool = False  # the model ended it
 
     def result(self) -> Generated:
-        return Generated(
-            self.text, tuple(self.logprobs), self.finished, tuple(self.entropies), len(self.prompt)
-        )
+        return Generated(self.text, tuple(self.logprobs), self.finished, tuple(self.entropies), len(self.prompt))
 
     def take(
         self, token: int, sureness: tuple[float, float], tokenizer: Any, ends: frozenset[int],
