@@ -8,7 +8,8 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help setup demo test test-all check bench-demo bench-speed bench-scale bench-algorithms bench-robust bench-wire bench-privacy \
-  bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network chaos plots format clean browser
+  bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve \
+  chaos plots picture format clean browser
 help:
 	@echo "make setup     build $(VENV) with every extra that installs here"
 	@echo "make demo      four hospitals fine-tune a real model, then answer a question (no GPU, hub or server)"
@@ -25,9 +26,11 @@ help:
 	@echo "make bench-hotspots  where the engine spends its time"
 	@echo "make bench-secure  what the secure sum costs a hospital and the server, against the plain sum"
 	@echo "make bench-deid  what de-identification catches, misses and costs"
+	@echo "make bench-serve  answers a second by 1, 8 and 32 clients, and what the server costs over the bare model"
 	@echo "make bench-network  what a real federation costs beside its trainings"
 	@echo "make chaos     seeded faults over a real federation's runs, every process of it killed"
 	@echo "make plots     draw the results: docs/algorithms.svg, robust.svg, wire.svg, privacy.svg"
+	@echo "make picture   docs/page.png: the page of the newest run, as the browser test sees it"
 	@echo "make clean     remove $(VENV) and caches; runs and data stay"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -73,11 +76,14 @@ bench-scale: $(STAMP)
 	$(BIN)/python benchmarks/scale.py
 
 # Each finished run is kept under output-models/bench-cache, so a bench that was cut off goes on.
-bench-algorithms bench-robust bench-wire bench-privacy bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network: bench-%: $(STAMP)
+bench-algorithms bench-robust bench-wire bench-privacy bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve: bench-%: $(STAMP)
 	$(BIN)/python benchmarks/$*.py
 
 chaos: $(STAMP)
 	$(BIN)/python benchmarks/chaos.py
+
+picture: $(STAMP) browser
+	FEDMED_PICTURE=docs/page.png $(BIN)/python -m pytest -q tests/browser/test_page.py -k picture
 
 plots: $(STAMP)
 	$(BIN)/python benchmarks/plots.py
