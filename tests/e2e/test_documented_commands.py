@@ -7,8 +7,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,8 @@ def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     if words[0] in ("run", "train") and "--resume" not in words:
         words += [word for setting in SMALL for word in ("--set", setting)]
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nobody listens there
+    if words[0] == "serve":
+        return served(folder, words, environment, lambda address: None)
     return subprocess.run(
         [sys.executable, "-m", "fedmed", *words],
         cwd=folder,
@@ -64,6 +68,41 @@ def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def served(folder: Path, words: list[str], environment: dict[str, str], then: Callable[[str], None]):
+    """A server until it says where its page is; ``then`` gets that address."""
+    command = [sys.executable, "-m", "fedmed", *words, "--port", "0"]
+    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    said = ""
+    try:
+        for line in process.stderr:
+            said += line
+            if found := re.match(r"page at (\S+)/", line):
+                then(found[1])
+                process.terminate()
+        process.wait(120)
+    finally:
+        process.kill()
+    ended = 0 if process.returncode == -signal.SIGTERM and "page at" in said else process.returncode
+    return subprocess.CompletedProcess(command, ended, "", said)
+
+
+def test_the_readmes_client_gets_an_answer(place):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    [script] = [block for block in blocks if "OpenAI(" in block]
+    said = []
+
+    def ask(address: str) -> None:
+        here = script.replace("http://127.0.0.1:8000", address)
+        assert here != script
+        done = subprocess.run([sys.executable, "-c", here], capture_output=True, text=True, timeout=120, check=False)
+        said.append(done)
+
+    done = served(place, ["serve"], dict(os.environ), ask)
+    assert done.returncode == 0, done.stderr
+    assert said[0].returncode == 0, said[0].stderr
+    assert "not medical advice" in said[0].stdout
 
 
 def test_the_pages_name_commands():
