@@ -94,7 +94,9 @@ def test_the_clients_own_helper_of_streams_understands_it(client: openai.OpenAI)
     assert str(final.choices[0].message.content).startswith(GOOD)
 
 
-def test_an_emergency_is_answered_and_an_unsafe_text_is_not(client: openai.OpenAI, writer: Writer) -> None:
+def test_an_emergency_is_answered_and_an_unsafe_text_is_not(
+    client: openai.OpenAI, writer: Writer, addresses: dict[str, str]
+) -> None:
     passes = len(writer.passes)
     assert "911" in str(asked(client, EMERGENCY).choices[0].message.content)
     assert len(writer.passes) == passes
@@ -104,7 +106,8 @@ def test_an_emergency_is_answered_and_an_unsafe_text_is_not(client: openai.OpenA
         [choice] = asked(client, "What is wrong with me?").choices
     finally:
         writer.says = says
-    assert choice.finish_reason == "content_filter"
+    if str(client.base_url).startswith(addresses["own"]):  # the server in front sees a text that it may show
+        assert choice.finish_reason == "content_filter"
     assert "You have cancer" not in str(choice.message.content)
 
 
@@ -114,8 +117,10 @@ def test_refusals_are_the_clients_own_errors(client: openai.OpenAI, addresses: d
     with pytest.raises(openai.BadRequestError, match="'stop' is not supported"):
         asked(client, "What is gout?", stop=["."])
     for address in addresses.values():
-        stranger = openai.OpenAI(base_url=f"{address}/v1", api_key="not-a-key-of-this-server", max_retries=0)
-        with pytest.raises(openai.AuthenticationError, match="the API key is not known"):
+        with (
+            openai.OpenAI(base_url=f"{address}/v1", api_key="not-a-key-of-this-server", max_retries=0) as stranger,
+            pytest.raises(openai.AuthenticationError, match="the API key is not known"),
+        ):
             asked(stranger, "What is gout?")
 
 

@@ -56,7 +56,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield run
     for server in started:
         server.process.kill()
-        server.process.wait()
+        server.process.communicate()
 
 
 def word(draw: random.Random) -> str:

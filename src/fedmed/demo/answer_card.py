@@ -10,7 +10,7 @@ from fedmed.types import Answer
 
 _THIN = "\u202f"
 _VERDICTS = {
-    "allow": ("shown", "Shown", "No guardrail objected."),
+    "allow": ("shown", "Shown", ""),
     "annotate": ("shown", "Shown, with a remark", ""),
     "rewrite": ("shown", "Shown, with a change", ""),
     "withhold": ("withheld", "Withheld", "A guardrail stopped the text. This stands in its place:"),
@@ -29,8 +29,6 @@ def card(answer: Answer, title: str = "", seconds: float | None = None) -> str:
     kind, verdict, about = _VERDICTS.get(answer.action, _VERDICTS["withhold"])
     if not answer.allowed and kind == "shown":
         kind, verdict, about = _VERDICTS["withhold"]
-    if answer.reasons and answer.action == "allow":
-        about = ""
     made_by = f"{answer.model}, run {answer.run}" if answer.run else f"{answer.model}, without adapter"
     took = "" if seconds is None else f" · {seconds:.1f}{_THIN}s"
     head = f'<p class="fm-title">{esc(title)}</p>' if title else ""
@@ -74,7 +72,7 @@ def _confidence(answer: Answer) -> str:
         else "Not calibrated: the mean probability of the words it chose, not the chance of being right."
     )
     return (
-        '<div class="fm-sure"><p><span>Confidence</span>'
+        f'<div class="fm-sure"><p><span>{"Confidence" if answer.allowed else "Confidence in the withheld text"}</span>'
         f'<strong>{100 * sure:.0f}{_THIN}%</strong></p><span class="fm-track" aria-hidden="true">'
         f'<i style="width:{100 * sure:.0f}%"></i></span><p class="fm-soft">{about}</p></div>'
     )

@@ -66,7 +66,7 @@ def _figures(run: RunFiles) -> str:
     pairs = []
     if base is not None and federated is not None:
         change = part.fall(base, federated)
-        pairs.append(("Held-out loss, base to federated", f"{base:.3f} → {federated:.3f} ({change})"))
+        pairs.append(("Held-out loss", f"{base:.3f} → {federated:.3f} ({change})"))
     pairs += [
         ("Sent by hospitals", part.size(up) if up is not None else _NONE),
         ("Sent to hospitals", part.size(down) if down is not None else _NONE),

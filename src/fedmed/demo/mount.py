@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,6 +26,7 @@ from fedmed.serving.limits import read_body
 from fedmed.serving.messages import ApiError
 
 AT = "/demo"
+_ACCENT = "#0f766e"
 
 _READ = re.compile(
     r"/?|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|logout)/?|/(assets|static|svelte)/.+"
@@ -36,6 +37,10 @@ _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; "
     "worker-src 'self' blob:; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+_ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#0f766e"/>'
+    '<path d="M16 7v18M7 16h18" stroke="#fff" stroke-width="5" stroke-linecap="round"/></svg>'
 )
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
@@ -67,7 +72,11 @@ def mount_page(app: FastAPI, roots: Sequence[Path]) -> Callable[[], Awaitable[No
     async def to_page() -> RedirectResponse:
         return RedirectResponse(f"{AT}/")
 
+    async def icon() -> Response:
+        return Response(_ICON, media_type="image/svg+xml")
+
     app.add_api_route("/", to_page, methods=["GET"])
+    app.add_api_route("/favicon.ico", icon, methods=["GET"])
     app.add_middleware(PageGuard, most=desk.settings.most_bytes, seconds=desk.settings.body_seconds)
     gr.mount_gradio_app(
         app,
@@ -165,4 +174,11 @@ def _theme() -> Any:
         font_mono=["ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"],
         radius_size=gr.themes.sizes.radius_lg,
         text_size=gr.themes.sizes.text_lg,
+    ).set(
+        button_primary_background_fill=_ACCENT,
+        button_primary_background_fill_dark=_ACCENT,
+        button_primary_background_fill_hover="#115e59",
+        button_primary_background_fill_hover_dark="#115e59",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_dark="#ffffff",
     )

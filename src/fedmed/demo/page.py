@@ -6,6 +6,7 @@ Every question goes to the desk of the server, like those of its API: same rails
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -92,7 +93,7 @@ def _ask(desk: Desk, models: Sequence[str]) -> gr.Dropdown:
     both: dict[str, Any] = {"fn": ask, "inputs": [question, choice], "outputs": answer, "concurrency_limit": None}
     gr.on([button.click, question.submit], **both, **_PRIVATE)
     for example in examples:
-        chosen = example.click(lambda text=example.value: text, outputs=question, queue=False, **_PRIVATE)
+        chosen = example.click(None, js=f"() => {json.dumps(example.value)}", outputs=question)
         chosen.then(**both, **_PRIVATE)
     return choice
 
@@ -101,7 +102,7 @@ def _compare(desk: Desk, models: Sequence[str]) -> tuple[gr.Dropdown, gr.Dropdow
     base = "base" if "base" in models else models[-1]
     with gr.Row(elem_classes="fm-form"):
         question = _question_box("compare-question")
-        button = gr.Button("Compare", variant="primary", scale=0, min_width=96, elem_id="compare")
+        button = gr.Button("Compare", variant="primary", scale=0, min_width=136, elem_id="compare")
     with gr.Row(elem_classes="fm-pair"):
         left = gr.Dropdown(list(models), value=base, label="Left", min_width=120, elem_id="left")
         right = gr.Dropdown(list(models), value=models[0], label="Right", min_width=120, elem_id="right")
@@ -126,7 +127,7 @@ def _federation(tab: gr.Tab, roots: Sequence[Path]) -> None:
     names = list(runs_in(roots))
     with gr.Row(elem_classes="fm-form"):
         run = gr.Dropdown(names, value=names[0] if names else None, label="Run", elem_id="run")
-        again = gr.Button("Look again", scale=0, min_width=96, elem_id="look-again")
+        again = gr.Button("Look again", scale=0, min_width=136, elem_id="look-again")
     drawn = gr.HTML("", elem_id="federation", container=False, padding=False)
     seen = gr.State(None)
     clock = gr.Timer(_EVERY, active=False)

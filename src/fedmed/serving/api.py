@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -58,7 +58,7 @@ def create_app(answerer: Answerer, settings: ServeSettings) -> FastAPI:
 
     app = FastAPI(title="FED-MED", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.desk = desk
-    app.add_middleware(KnownHosts, hosts=settings.hosts)
+    app.add_middleware(KnownHosts, hosts=settings.hosts, refused=desk.metrics.request)
     app.add_api_route("/health", service.health, methods=["GET"])
     app.add_api_route("/metrics", service.metrics_text, methods=["GET"])
     app.add_api_route("/v1/models", service.models, methods=["GET"])
@@ -73,13 +73,14 @@ def create_app(answerer: Answerer, settings: ServeSettings) -> FastAPI:
 class KnownHosts:
     """Answers requests that call the server by one of its names: a page elsewhere may have rebound its own to us."""
 
-    def __init__(self, app: ASGIApp, hosts: tuple[str, ...]) -> None:
-        self._app, self._hosts = app, hosts
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...], refused: Callable[[int], None]) -> None:
+        self._app, self._hosts, self._refused = app, hosts, refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan" and self._hosts and scope["path"] != "/health":
             host = re.sub(r":\d*$", "", Headers(scope=scope).get("host", "")).lower()
             if host not in self._hosts:
+                self._refused(403)
                 why = "the server is not called by this name: use the address it shows"
                 await _response(ApiError(403, why, "wrong_host"))(scope, receive, send)
                 return
@@ -163,7 +164,8 @@ async def _unless_gone(request: Request, waiting: asyncio.Future[Answer]) -> Ans
     """The answer, as long as its client is there. Raises ClientDisconnect."""
     gone = asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {waiting, gone}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
             raise ClientDisconnect
         return waiting.result()

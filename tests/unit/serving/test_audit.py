@@ -16,7 +16,14 @@ pytestmark = pytest.mark.unit
 
 QUESTION = Question("Does Zebediah have gout?", "first")
 ANSWER = Answer(
-    "Perhaps he has.", False, ("diagnosis.stated: it says 'has gout'",), 0.61234, "No.", "tiny", "first", "withhold"
+    "Perhaps he has.",
+    False,
+    ("diagnosis.stated: it says 'has gout'",),
+    0.61234,
+    "No.",
+    "tiny",
+    "first",
+    action="withhold",
 )
 
 
