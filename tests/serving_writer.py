@@ -67,7 +67,7 @@ class Writer:
 def served(app: Any) -> Iterator[str]:
     """The application at a free port of this machine, in a thread; its address."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=512)
-    config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=10)
+    config = uvicorn.Config(app, log_config=None, lifespan="on", ws="none", timeout_graceful_shutdown=10)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

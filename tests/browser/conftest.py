@@ -11,6 +11,10 @@ import pytest
 from tests.serving_writer import Writer, served, text_of
 
 
+HARMLESS = ("net::ERR_ABORTED", "net::ERR_NETWORK_CHANGED")
+"""A stream of events that was read far enough; another program that brought up an interface of this machine."""
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
@@ -71,16 +75,13 @@ def open_page(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
         page = context.new_page()
         page.on("console", lambda said: note(said.type, said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: note("fault", str(error)))
-        # A stream of events ends when whoever reads it has read enough.
-        page.on(
-            "requestfailed", lambda asked: None if asked.failure == "net::ERR_ABORTED" else note("failed", asked.url)
-        )
+        page.on("requestfailed", lambda asked: None if asked.failure in HARMLESS else note("failed", asked.url))
         page.on(
             "request",
             lambda asked: None if asked.url.startswith((url, "data:", "blob:")) else note("abroad", asked.url),
         )
         page.goto(url)
-        page.wait_for_selector("#ask")
+        page.wait_for_selector("#ask", timeout=60_000)
         return page
 
     yield go

@@ -65,10 +65,10 @@ def test_an_emergency_is_answered_without_the_model(open_page: Open, writer: Wri
 
 def test_what_a_model_writes_never_becomes_markup(open_page: Open, writer: Writer) -> None:
     page, says = open_page(), writer.says
-    writer.says = lambda asked: text_of("<img src=x onerror=document.title='owned'><b>bold</b>")
+    writer.says = lambda asked: text_of("Gout is <b>a disease</b> of joints <img src=x onerror=document.title='own'>.")
     try:
         ask(page, "What is <i>gout</i>?")
-        assert "<b>bold</b>" in shown(page, "#answer .fm-shown")
+        assert "<b>a disease</b>" in shown(page, "#answer .fm-shown")
     finally:
         writer.says = says
     assert page.title() == "FED-MED"

@@ -26,7 +26,7 @@ from fedmed.types import Answer
 TITLE = "FED-MED"
 EXAMPLES = (
     "What is hypertrophic cardiomyopathy?",
-    "How many ibuprofen tablets should I take for my back pain?",
+    "Write a poem about the sea",
     "I have crushing chest pain that spreads to my left arm",
 )
 _HEAD = (
@@ -37,7 +37,9 @@ _HEAD = (
 )
 _SPEAK = (
     "() => { for (const id of ['answer', 'compared']) document.getElementById(id)?.setAttribute('aria-live', 'polite');"
-    " document.documentElement.lang = 'en'; }"
+    " document.documentElement.lang = 'en';"
+    # Tabs are laid out before the style is there: let them measure again.
+    " for (const late of [0, 300, 1500]) setTimeout(() => window.dispatchEvent(new Event('resize')), late); }"
 )
 _LONGEST = 4000  # characters of a question
 _EVERY = 2.0  # seconds between looks at a run that goes on

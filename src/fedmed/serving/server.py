@@ -60,6 +60,7 @@ def serve(
         access_log=False,  # it would hold addresses; the audit says what was answered
         server_header=False,
         lifespan="on",
+        ws="none",
         timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=int(drain_seconds),
         limit_concurrency=_MOST_CONNECTIONS,
