@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from tests.serving_writer import Writer, served, text_of
 
-
 HARMLESS = ("net::ERR_ABORTED", "net::ERR_NETWORK_CHANGED")
 """A stream of events that was read far enough; another program that brought up an interface of this machine."""
 
