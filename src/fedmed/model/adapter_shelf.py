@@ -17,6 +17,7 @@ import torch
 
 from fedmed.errors import AdapterMismatchError
 from fedmed.model.adapter import WEIGHTS, adapter_for, check_same_layout
+from fedmed.model.frozen_linear import read_once_by_few_rows
 from fedmed.model.hardware import keep_global_generators
 from fedmed.model.wrap import refuse_second_adapter, wrap
 from fedmed.types import AdapterState
@@ -39,6 +40,7 @@ class AdapterShelf:
 
     def __init__(self, base: Any, *, most: int = MOST) -> None:
         refuse_second_adapter(base)
+        read_once_by_few_rows(base.get_output_embeddings())  # the largest product of a written token by far
         self._base, self._most = base, most
         self._wrapped: Any = None  # PEFT's model, once there is an adapter
         self._names: OrderedDict[tuple[str, int, int], str] = OrderedDict()  # file, as it was -> PEFT's name of it

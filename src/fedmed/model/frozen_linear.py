@@ -21,6 +21,7 @@ import torch
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 
 _ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+_FEW = 8  # rows that a reordered weight is laid out for; others are right, too
 
 
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -92,6 +93,27 @@ def fast_products(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for layer in patched:
             del layer.forward  # the class's own comes back
+
+
+def read_once_by_few_rows(layer: Any) -> None:
+    """From now on a few rows take little longer in this layer than one; its weight must not change any more.
+
+    Such a product takes as long as reading the weight, where a kernel takes it as it lies. PyTorch's own reorder it at
+    every call, so 8 rows take three to four times as long as one. This keeps a copy of the weight in oneDNN's order,
+    beside the weight, which one row reads as before. Elsewhere, and for layers of other kinds, nothing changes.
+    """
+    weight = getattr(layer, "weight", None)
+    if type(layer) is not torch.nn.Linear or layer.bias is not None or not _ONEDNN:
+        return
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return
+    ordered = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _FEW)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        alone = x.numel() == x.shape[-1] or x.dtype != torch.float32 or torch.is_grad_enabled()
+        return torch.nn.functional.linear(x, weight) if alone else _onednn(x, ordered)
+
+    layer.forward = forward
 
 
 def _forward_of(layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:

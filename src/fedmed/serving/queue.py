@@ -25,7 +25,8 @@ log = get_logger(__name__)
 BATCH = 16
 """Questions of one pass; ``model.inference`` takes as many."""
 
-GATHER = 0.01  # seconds that a pass waits for questions that come together with its first
+GATHER = 0.01  # seconds without a new question after which a pass begins
+LONGEST_GATHER = 0.05  # seconds that its first question waits at most
 
 
 @dataclass(slots=True)
@@ -151,10 +152,11 @@ class AnswerQueue:
                 return taken
 
     def _gather(self) -> None:
-        """Wait a moment for more, letting go of the lock."""
-        end = time.monotonic() + GATHER
+        """Wait a moment for more, letting go of the lock: clients of the last pass ask again one after another."""
+        end = time.monotonic() + LONGEST_GATHER
         while len(self._waiting) < self._batch and (left := end - time.monotonic()) > 0:
-            self._change.wait(left)
+            if not self._change.wait(min(GATHER, left)):
+                return
 
     def _do(self, jobs: list[_Job]) -> None:
         try:

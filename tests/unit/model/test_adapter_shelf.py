@@ -13,6 +13,7 @@ from fedmed.config.schema import LoraSection
 from fedmed.errors import AdapterMismatchError, ModelNotFoundError
 from fedmed.model.adapter import attach_adapter, get_adapter_state, save_adapter, set_adapter_state
 from fedmed.model.adapter_shelf import AdapterShelf
+from fedmed.model.frozen_linear import read_once_by_few_rows
 from fedmed.model.load_model import load_model_and_tokenizer
 from fedmed.model.lora_setup import setup_lora
 from fedmed.utils.random_streams import stream
@@ -88,3 +89,22 @@ def test_an_adapter_of_another_model_is_refused_and_the_others_still_answer(tmp_
         pass
     with shelf.using(None) as model:
         assert torch.equal(logits(model), logits(base()))
+
+
+def test_a_head_made_for_few_rows_gives_the_same_products() -> None:
+    head = torch.nn.Linear(32, 500, bias=False)
+    draw = stream(3, "few rows")
+    head.weight.data = torch.from_numpy(draw.normal(size=(500, 32)).astype("float32"))
+    rows = [torch.from_numpy(draw.normal(size=(n, 1, 32)).astype("float32")) for n in (1, 2, 8, 16, 40)]
+    with torch.inference_mode():
+        expected = [head(x) for x in rows]
+        read_once_by_few_rows(head)
+        assert "forward" in vars(head) or not torch.backends.mkldnn.is_available()
+        for x, wanted in zip(rows, expected, strict=True):
+            torch.testing.assert_close(head(x), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_heads_that_are_no_plain_float32_layer_stay_as_they_are() -> None:
+    for other in (torch.nn.Linear(4, 8), torch.nn.Linear(4, 8, bias=False).bfloat16(), torch.nn.Identity(), None):
+        read_once_by_few_rows(other)
+        assert other is None or "forward" not in vars(other)
