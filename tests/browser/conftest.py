@@ -13,6 +13,8 @@ from tests.serving_writer import Writer, served, text_of
 HARMLESS = ("net::ERR_ABORTED", "net::ERR_NETWORK_CHANGED")
 """A stream of events that was read far enough; another program that brought up an interface of this machine."""
 
+KEY = "a-key-of-a-ward-long-enough"
+
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
@@ -58,6 +60,21 @@ def address(writer: Writer, runs: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
+def locked_address(writer: Writer, tmp_path: Path) -> Iterator[str]:
+    """Where the page is on a server with keys."""
+    from fedmed.demo.mount import mount_page
+    from fedmed.serving.api import ServeSettings, create_app
+    from fedmed.serving.audit import AnswerAudit
+    from fedmed.serving.limits import ApiKeys
+
+    settings = ServeSettings(AnswerAudit(tmp_path / "audit.jsonl"), keys=ApiKeys({"ward-3": KEY}), hosts=())
+    app = create_app(writer, settings)
+    mount_page(app, [])
+    with served(app) as address:
+        yield address
+
+
+@pytest.fixture
 def open_page(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
     """Opens the page; at the end nothing may have gone to another machine, or wrong in its console."""
     contexts: list[Any] = []
@@ -66,7 +83,14 @@ def open_page(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
     def note(kind: str, text: str) -> None:
         problems.append(f"{kind}: {text}")
 
-    def go(width: int = 1100, height: int = 900, scheme: str = "light", url: str = address, **more: Any) -> Any:
+    def go(
+        width: int = 1100,
+        height: int = 900,
+        scheme: str = "light",
+        url: str = address,
+        until: str = "#ask",
+        **more: Any,
+    ) -> Any:
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, device_scale_factor=2, **more
         )
@@ -80,7 +104,7 @@ def open_page(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
             lambda asked: None if asked.url.startswith((url, "data:", "blob:")) else note("abroad", asked.url),
         )
         page.goto(url)
-        page.wait_for_selector("#ask", timeout=60_000)
+        page.wait_for_selector(until, timeout=60_000)
         return page
 
     yield go

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.browser.conftest import KEY
 from tests.serving_writer import Writer, text_of
 
 from fedmed.config.load import dump_config
@@ -196,3 +197,18 @@ def test_a_picture_of_the_page_is_not_blank(open_page: Open, pictured: tuple[str
     page.evaluate("document.activeElement.blur()")
     page.screenshot(path=place)
     assert place.stat().st_size > 30_000
+
+
+def test_with_keys_a_person_signs_in_and_the_audit_knows_whose_key_it_was(
+    open_page: Open, locked_address: str, tmp_path: Path
+) -> None:
+    page = open_page(url=locked_address, until="input[type=password]")
+    assert page.query_selector("#question") is None
+    page.fill("input:not([type=password])", "ward-3")
+    page.fill("input[type=password]", KEY)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#ask", timeout=WAIT)
+    ask(page, "What is gout?")
+    assert "It is about gout?" in shown(page, "#answer .fm-shown")
+    (line,) = (tmp_path / "audit.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["asker"] == "ward-3"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import re
 import signal
@@ -17,12 +18,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fedmed.config.load import dump_config, load_config
+from fedmed.config.load import dump_config, load_config, read_run_config
 from fedmed.errors import RunNotFoundError
-from fedmed.model.adapter import get_adapter_state, save_adapter
+from fedmed.model.adapter import adapter_sha256, get_adapter_state, load_adapter, save_adapter
 from fedmed.model.load_model import load_model_and_tokenizer
 from fedmed.model.lora_setup import setup_lora
 from fedmed.safety.assistant import MedicalAssistant
+from fedmed.safety.calibrator import CALIBRATION, Calibrator, Term, settings_digest
 from fedmed.serving.answers import Question
 from fedmed.serving.api import ServeSettings, create_app
 from fedmed.serving.audit import AnswerAudit
@@ -133,6 +135,33 @@ def test_concurrent_requests_get_the_answers_of_single_ones(root: Path, tmp_path
         assert text.startswith(alone.rstrip())
 
 
+def test_a_run_with_a_calibrator_states_a_chance_through_the_server(root: Path, tmp_path: Path) -> None:
+    sure = Calibrator(
+        terms=(Term(signal="token_probability", mean=0.5, scale=1.0, low=0.0, high=1.0, weight=0.0),),
+        intercept=1.0,
+        settings=settings_digest(read_run_config(root / "first" / "config.yaml").model),
+        adapter=adapter_sha256(load_adapter(root / "first" / "adapter")),
+        fitted_on=40,
+    )
+    (root / "first" / CALIBRATION).write_text(json.dumps({"calibrator": sure.model_dump(mode="json")}))
+    app = create_app(RunModels(root), ServeSettings(AnswerAudit(tmp_path / "audit.jsonl")))
+
+    async def ask(model: str, **more: float) -> tuple[bool, float]:
+        body = {"model": model, "messages": [{"role": "user", "content": "What is gout?"}], **more}
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+            told = (await client.post("/v1/chat/completions", json=body)).json()["fedmed"]
+        return told["calibrated"], told["confidence"]
+
+    chance = 1 / (1 + math.exp(-1))
+    try:
+        assert asyncio.run(ask("first")) == (True, pytest.approx(chance))
+        assert asyncio.run(ask("first", temperature=1.0))[0] is False  # it was fitted on other answers
+        assert asyncio.run(ask("second"))[0] is False
+        assert asyncio.run(ask("base"))[0] is False
+    finally:
+        assert app.state.desk.queue.drain(10)
+
+
 Start = Callable[..., tuple[subprocess.Popen[str], str]]
 
 
@@ -158,7 +187,7 @@ def start(tmp_path: Path, overrides: list[str]) -> Iterator[Start]:
     yield run
     for process in started:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def post(url: str, text: str, model: str = "base") -> httpx.Response:

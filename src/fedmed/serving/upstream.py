@@ -54,11 +54,11 @@ class Upstream:
         key = os.environ.get(KEY_VARIABLE)
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(seconds, connect=_CONNECT),
             transport=transport,
             follow_redirects=False,  # a question goes to the address that was given and nowhere else
             trust_env=False,
         )
+        self._seconds = seconds
         self._names: tuple[float, list[str]] | None = None
         self._names_lock = threading.Lock()
         self._logprobs = True  # until it refuses them
@@ -129,16 +129,21 @@ class Upstream:
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         url = self.url + path
+        too_slow = UpstreamError(f"{url} did not answer in time", _CHECK)
+        seconds = _CONNECT if body is None else self._seconds
+        end = time.monotonic() + seconds  # of the whole reply; HTTP's own limit is between two pieces of it
         try:
-            limit = httpx.Timeout(_CONNECT) if body is None else self._http.timeout
+            limit = httpx.Timeout(seconds, connect=_CONNECT)
             with self._http.stream(method, url, json=body, timeout=limit) as reply:
                 raw = b""
                 for chunk in reply.iter_bytes():
                     raw += chunk
                     if len(raw) > _MOST_BYTES:
                         raise UpstreamError(f"{url} sends more than {_MOST_BYTES} bytes", _CHECK)
+                    if time.monotonic() > end:
+                        raise too_slow
         except httpx.TimeoutException as error:
-            raise UpstreamError(f"{url} did not answer in time", _CHECK) from error
+            raise too_slow from error
         except httpx.HTTPError as error:
             raise UpstreamError(f"{url} cannot be reached ({type(error).__name__})", _CHECK) from error
         if reply.status_code in (400, 422):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -185,3 +186,16 @@ def test_its_models_are_ours(upstream: Upstream, server: Server) -> None:
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ServeError):
         Upstream(url, FedMedConfig())
+
+
+def test_a_reply_that_trickles_is_not_waited_for(server: Server) -> None:
+    def trickle() -> Iterator[bytes]:
+        for _ in range(200):
+            yield b" "
+            time.sleep(0.02)
+
+    server.gives = lambda request: httpx.Response(200, content=trickle())
+    upstream = Upstream("http://behind", FedMedConfig(), seconds=0.1, transport=httpx.MockTransport(server))
+    with pytest.raises(UpstreamError, match="did not answer in time"):
+        ask(upstream)
+    upstream.close()
