@@ -2,8 +2,9 @@
 
 Work: ``fedmed serve`` in a process of its own with the newest run (``--run``), asked the same 32 questions by 1, 8 and
 32 clients, each of which asks its next question when the last one is answered. Answers are greedy and at most 48 tokens
-long. Beside it the bare model: ``model.inference.generate``, without rails and server, one question at a time and eight
-in one pass. All of it is done twice, in turn, so that a machine that grows slower or faster does so for all.
+long. Beside it the bare model, prepared as the server's: ``model.inference.generate``, without rails and server, one
+question at a time and eight in one pass. All of it is done twice, in turn, so that a machine that grows slower or
+faster does so for all.
 
 ``overhead`` is a client's time less the bare model's on the same question, the median: rails, confidence, HTTP, queue,
 audit.
@@ -30,7 +31,7 @@ import httpx
 from kept import RESULTS, say, stamp, write_result
 
 from fedmed.config.load import read_run_config
-from fedmed.model.adapter import attach_adapter
+from fedmed.model.adapter_shelf import AdapterShelf
 from fedmed.model.inference import generate
 from fedmed.model.load_model import load_model_and_tokenizer
 from fedmed.utils.runs import find_run
@@ -132,18 +133,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     config = config.model_copy(update={"generation": short})
     base, tokenizer = load_model_and_tokenizer(config=config)
-    model = attach_adapter(base, run / "adapter")
-    kinds: dict[str, Callable[[str], Line]] = {
-        f"server_{clients}": (lambda url, n=clients: by(n, url, name)) for clients in CLIENTS
-    }
-    kinds |= {f"bare_{size}": (lambda url, n=size: bare(model, tokenizer, config, n)) for size in (1, 8)}
-    turns: dict[str, list[Line]] = {kind: [] for kind in kinds}
-    with server(run) as url:
+    with server(run) as url, AdapterShelf(base).using(run / "adapter") as model:
+        kinds: dict[str, Callable[[], Line]] = {
+            f"server_{clients}": (lambda n=clients: by(n, url, name)) for clients in CLIENTS
+        }
+        kinds |= {f"bare_{size}": (lambda n=size: bare(model, tokenizer, config, n)) for size in (1, 8)}
+        turns: dict[str, list[Line]] = {kind: [] for kind in kinds}
         generate(model, tokenizer, QUESTIONS[:2], model_config=config)  # warm, both
         by(8, url, name)
         for turn in range(TURNS):
             for kind, measure in kinds.items():
-                turns[kind].append(measure(url))
+                turns[kind].append(measure())
                 say(f"turn {turn + 1}, {kind}: {turns[kind][-1]['seconds']:.1f} s")
     found = {kind: joined(done, ALONE if kind.endswith("_1") else len(QUESTIONS)) for kind, done in turns.items()}
     one, eight = found["server_1"], found["server_8"]
