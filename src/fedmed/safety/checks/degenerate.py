@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from fedmed.safety.checks.case import Case
@@ -47,13 +49,15 @@ def no_words(case: Case) -> str | None:
 
 def loops(words: Sequence[str], repeats: int) -> bool:
     """Whether some phrase stands ``repeats`` times in a row (a single word: twice as often)."""
-    common = {word for word in set(words) if words.count(word) >= repeats} if len(words) < 2000 else set(words)
+    common = any(count >= repeats for count in Counter(words).values())
     size = 4 if repeats > 2 else 2
     pieces = list(zip(*(words[at:] for at in range(size)), strict=False))
     if not common or len(set(pieces)) == len(pieces):
         return False  # in a loop some piece of this size comes back: a cheap look first
     for period in range(1, min(_LONGEST_PHRASE, len(words) // 2) + 1):
         needed = period * ((2 * repeats if period == 1 else repeats) - 1)
+        if sum(map(operator.eq, words, words[period:])) < needed:
+            continue
         run = 0
         for earlier, later in zip(words, words[period:], strict=False):
             run = run + 1 if earlier == later else 0
