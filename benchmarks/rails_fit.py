@@ -36,7 +36,7 @@ from fedmed.safety.policy_file import load_policy
 from fedmed.safety.rails import input_rail, output_rail
 from fedmed.safety.words import Words
 
-SETS = ("read", "own", "second", "third", "twins", "seen")
+SETS = ("read", "own", "second", "third", "twins", "fourth", "seen")
 FOLDS = 10
 LARGEST = 127  # a weight is one signed byte
 
