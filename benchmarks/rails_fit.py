@@ -50,6 +50,7 @@ class Plan:
     blocks: Mapping[str, float]
     strength: float  # C of the logistic regression
     medquad: float  # weight of its harmless texts
+    leaning: float = 0.0  # C of a second fit, whose features weigh by how they lean; the score is the mean of the two
 
 
 PLANS: Mapping[str, Plan] = {
@@ -79,6 +80,7 @@ PLANS: Mapping[str, Plan] = {
         {"words": 1.0, "letters": 1.0, "meanings": 1.0, "near": 1.0, "shape": 1.0, "asked": 0.7, "both": 0.7},
         0.1,
         0.9,
+        0.3,
     ),
 }  # fmt: skip
 
@@ -169,14 +171,26 @@ class Design:
         self.weights = np.array([text.weight for text in texts])
         self.ones = {name: _ones([text.blocks[name] for text in texts], BUCKETS[name]) for name in blocks}
 
-    def fit(self, rows: Any, strength: float) -> tuple[dict[str, Any], float]:
-        """A weight for each bucket of each block, and the bias; rare features weigh more before the fit."""
+    def fit(self, rows: Any, plan: Plan) -> tuple[dict[str, Any], float]:
+        """A weight for each bucket of each block, and the bias."""
+        weights, bias = self._fit(rows, plan.strength, leaning=False)
+        if plan.leaning:
+            others, other_bias = self._fit(rows, plan.leaning, leaning=True)
+            weights = {name: (weight + others[name]) / 2 for name, weight in weights.items()}
+            bias = (bias + other_bias) / 2
+        return weights, bias
+
+    def _fit(self, rows: Any, strength: float, *, leaning: bool) -> tuple[dict[str, Any], float]:
+        """Rare features weigh more before the fit; ``leaning``: and so do those that stand mostly on one side."""
         scales: dict[str, Any] = {}
         parts = []
         for name, ones in self.ones.items():
             known = ones[rows]
             seen = np.asarray(known.sum(axis=0)).ravel()
             scales[name] = self.blocks[name] * np.where(seen > 0, np.log((1 + known.shape[0]) / (1 + seen)) + 1, 0)
+            if leaning:
+                with_it = np.asarray(known[self.labels[rows] == 1].sum(axis=0)).ravel()
+                scales[name] = scales[name] * np.abs(_log_share(with_it) - _log_share(seen - with_it))
             parts.append(_shortened(known) @ sparse.diags(scales[name]))
         model = LogisticRegression(C=strength, max_iter=400, tol=1e-3)
         model.fit(sparse.hstack(parts).tocsr(), self.labels[rows], sample_weight=self.weights[rows])
@@ -189,6 +203,10 @@ class Design:
     def logits(self, rows: Any, fitted: tuple[dict[str, Any], float]) -> Any:
         weights, bias = fitted
         return bias + sum(_shortened(self.ones[name][rows]) @ weight for name, weight in weights.items())
+
+
+def _log_share(counts: Any) -> Any:
+    return np.log((counts + 1) / (counts + 1).sum())
 
 
 def _ones(rows: Sequence[Any], buckets: int) -> Any:
@@ -215,7 +233,7 @@ def fit(cases: Path, shared: Path, out: Path) -> None:
     for name, plan in PLANS.items():
         texts = texts_of(name, cases, shared)
         design = Design(texts, plan.blocks)
-        weights, bias = design.fit(np.arange(len(texts)), plan.strength)
+        weights, bias = design.fit(np.arange(len(texts)), plan)
         numbers, steps = whole_numbers(weights)
         tensors |= {f"{name}.{block}": number for block, number in numbers.items()}
         told[name] = {"steps": steps, "bias": bias, "contexts": contexts_of(name), "cases": len(texts)}
@@ -238,7 +256,7 @@ def unseen(texts: Sequence[Text], plan: Plan, parts: Any) -> Any:
     found = np.full(len(texts), np.nan)
     for part in sorted(set(parts[judged])):
         rows = np.flatnonzero(judged & (parts == part))
-        found[rows] = design.logits(rows, design.fit(np.flatnonzero(parts != part), plan.strength))
+        found[rows] = design.logits(rows, design.fit(np.flatnonzero(parts != part), plan))
     return 1 / (1 + np.exp(-found))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from fedmed.safety.checks import Case
+from fedmed.safety.literals import may_match
 from fedmed.safety.policy import Context
 from fedmed.safety.words import CLAUSE, Words
 
@@ -35,6 +36,14 @@ def holds(context: Context, words: Words, found: Found, case: Case) -> bool:
 
 
 def _window_holds(context: Context, words: Words, low: int, high: int, until: int | None = None) -> bool:
+    key = (id(context), low, high, until)  # many finds share a sentence
+    known = words.memo.get(key)
+    if known is None:
+        known = words.memo[key] = _looked_for(context, words, low, high, until)
+    return known
+
+
+def _looked_for(context: Context, words: Words, low: int, high: int, until: int | None) -> bool:
     for sign in context.signs or ():
         if all(any(True for _ in part.find(words, low, high)) for part in sign.parts):
             return True
@@ -42,7 +51,7 @@ def _window_holds(context: Context, words: Words, low: int, high: int, until: in
         return False
     end = until if until is not None else words.starts[high] if high < len(words.tokens) else len(words.plain)
     part = words.plain[words.starts[low] : end]
-    return any(pattern.search(part) for pattern in context.patterns)
+    return any(may_match(pattern, part) and pattern.search(part) for pattern in context.patterns)
 
 
 def whole(words: Words) -> Found:

@@ -63,10 +63,12 @@ def _crossed(left: Hashes, right: Hashes) -> Hashes:
 
 def _into_buckets(parts: Mapping[str, Sequence[Hashes]]) -> Blocks:
     """Each bucket once, in order."""
-    return {
-        name: np.unique(_mixed(np.concatenate(some)) >> np.uint32(32 - _BITS[name])).astype(np.intp)
-        for name, some in parts.items()
-    }
+    found: Blocks = {}
+    for name, some in parts.items():
+        there = np.zeros(BUCKETS[name], dtype=np.bool_)
+        there[_mixed(np.concatenate(some)) >> np.uint32(32 - _BITS[name])] = True
+        found[name] = np.flatnonzero(there)
+    return found
 
 
 def _size(value: float) -> str:

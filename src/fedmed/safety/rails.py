@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fedmed.safety.checks import JUDGES, Case
 from fedmed.safety.contexts import Found, holds, whole
 from fedmed.safety.learned import Learned
+from fedmed.safety.literals import may_match
 from fedmed.safety.normalise import normalise
 from fedmed.safety.policy import Action, Check, Policy, Severity
 from fedmed.safety.readings import other_readings
@@ -65,7 +66,7 @@ def _has_unexcused(spans: Iterator[tuple[int, int]], words: Words, check: Check,
 
 
 def _pattern_found(pattern: re.Pattern[str], words: Words) -> Iterator[Found]:
-    for match in pattern.finditer(words.plain):
+    for match in pattern.finditer(words.plain) if may_match(pattern, words.plain) else ():
         # A pattern may begin with the mark that ends the sentence before; that sentence is not the match's own.
         start = match.end() - len(match.group().lstrip(_MARKS))
         first, last = words.token_span(start, match.end())

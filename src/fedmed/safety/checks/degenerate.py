@@ -6,9 +6,11 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
 
 from fedmed.safety.checks.case import Case
-from fedmed.safety.words import listed
+from fedmed.safety.words import Words, listed
 
 _SAME_LETTER = re.compile(r"([^\W\d_])\1{11,}")
 _ESCAPED = re.compile(r"(?:\\+[nrt]\s*){3,}")
@@ -27,6 +29,16 @@ _ORDINARY = listed(
 )
 
 
+_SHORT = 60  # words; in longer texts words come back anyway
+_TEMPLATE = re.compile(
+    r"\{\{ ?\w+ ?\}\}|\[/?(?:insert|response text|placeholder|disclaimer|end of)\b[^\]]{0,60}\]|"
+    r"<(?:unk|pad|eos|bos|s|mask)>|</s>|<\|\w+\|>|\btraceback \(most recent|"
+    r"\b(?:key|value|type|attribute|index)error\b"
+)
+_TWICE = listed("had that very is push rest so no ha bye night knock hand")
+_ARTICLES = listed("the an")
+_NEVER_AFTER = listed("of the and for is to was are because an has have with from but or")
+"""Words that do not follow an article in a sentence."""
 _NOTHING = frozenset(("null", "undefined", "nan", "nil"))
 """What programs print for no answer."""
 
@@ -69,6 +81,10 @@ def loops(words: Sequence[str], repeats: int) -> bool:
 def loop(case: Case) -> str | None:
     """The same letter, phrase or sentence over and over."""
     plain, words = case.words.plain, case.words.tokens
+    if len(case.words.numbers) >= 6:  # "1. Red meat 2. Lentils 3. Red meat"
+        unnumbered = [word for at, word in enumerate(words) if at not in case.words.numbers]
+        if 8 <= len(unnumbered) <= _SHORT and len(set(unnumbered)) <= len(unnumbered) // 3:
+            return ""
     if len(set(words)) <= 2 and len(words) >= 6:
         return ""
     if len(set(words)) == 1 < len(words) and len(words) >= 5:
@@ -89,6 +105,8 @@ def loop(case: Case) -> str | None:
 def gibberish(case: Case) -> str | None:
     """Letters that make no words: a long run without a mark, or without one of the words that join a sentence."""
     words = case.words
+    if _TEMPLATE.search(words.plain) or _stammers(words):
+        return ""
     run = strange = 0
     for index, token in enumerate(words.tokens):
         if words.breaks[index] or token in _ORDINARY or len(token) > 18:
@@ -102,6 +120,18 @@ def gibberish(case: Case) -> str | None:
     return None
 
 
+def _stammers(words: Words) -> bool:
+    """Words that stand twice in a row without a mark, or an article before what cannot follow one, again and again."""
+    same = broken = 0
+    for at, (one, other) in enumerate(pairwise(words.tokens), 1):
+        if words.breaks[at]:
+            continue
+        same += one == other and one not in _TWICE
+        broken += one in _ARTICLES and other in _NEVER_AFTER
+    return 25 * (same + broken) >= max(len(words.tokens), 50)
+
+
+@lru_cache(maxsize=1 << 14)
 def _odd(token: str) -> bool:
     """Whether a token looks like no English word: no vowel, or one that ends in a rare way."""
     return token.isalpha() and (
