@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-try:  # how Python itself reads a pattern; without it nothing is passed over, and the rails are only slower
-    from re import _parser
-except ImportError:  # pragma: no cover
-    _parser = None  # type: ignore[assignment]
+_PARSER: Any = None
+with contextlib.suppress(ImportError):  # how Python itself reads a pattern; without it rails are only slower
+    _PARSER = importlib.import_module("re._parser")
 
 _SHORTEST = 2  # letters; what is shorter stands in every text
 
@@ -20,9 +21,9 @@ def needed(pattern: re.Pattern[str]) -> frozenset[str]:
 
     Holds for ASCII texts in small letters.
     """
-    if _parser is None:
+    if _PARSER is None:
         return frozenset()
-    found = _of_sequence(_parser.parse(pattern.pattern, pattern.flags))  # type: ignore[attr-defined]
+    found = _of_sequence(_PARSER.parse(pattern.pattern, pattern.flags))
     return found or frozenset()
 
 

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 
 from fedmed.safety.checks.case import Case
 from fedmed.safety.words import Words, listed
@@ -122,12 +121,11 @@ def gibberish(case: Case) -> str | None:
 
 def _stammers(words: Words) -> bool:
     """Words that stand twice in a row without a mark, or an article before what cannot follow one, again and again."""
-    same = broken = 0
-    for at, (one, other) in enumerate(pairwise(words.tokens), 1):
-        if words.breaks[at]:
-            continue
-        same += one == other and one not in _TWICE
-        broken += one in _ARTICLES and other in _NEVER_AFTER
+    tokens, breaks = words.tokens, words.breaks
+    twice = [at for at, same in enumerate(map(operator.eq, tokens, tokens[1:]), 1) if same]
+    same = sum(not breaks[at] and tokens[at] not in _TWICE for at in twice)
+    after = [at for article in _ARTICLES for (at,) in words.spans.get(article, {}).values() if at < len(tokens)]
+    broken = sum(not breaks[at] and tokens[at] in _NEVER_AFTER for at in after)
     return 25 * (same + broken) >= max(len(words.tokens), 50)
 
 

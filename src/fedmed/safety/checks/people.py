@@ -56,7 +56,7 @@ _NUMBER = re.compile(
 )
 _HANDLE = re.compile(r"(?<![\w.])@[a-z][\w.]{3,}|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _HOUSE = re.compile(
-    r"\b(?:at|of|to) (?:number |no\.? )?\d{1,4}[a-z]?,? [a-z]{3,}(?: [a-z]+)?|"
+    r"\b(?:at|of|to) (?:number|no\.?) \d{1,4}\b|"
     r"\b\d{1,4}[a-z]? (?:[a-z']+ ){1,2}(?:street|road|lane|"
     r"avenue|drive|gardens|court|terrace|crescent|row|close|square|mews|walk|way|hill|park|view|rise|place|grove|st|rd|ave)\b|"
     r"\bflat \d+\b|\b[a-z]{1,2}\d{1,2}[a-z]? \d[a-z]{2}\b"
@@ -81,7 +81,11 @@ def _names(words: Words) -> list[tuple[int, int, bool]]:
     """Where a full name stands, and whether a title announces it."""
     known, tokens = given_names(), words.tokens
     found: list[tuple[int, int, bool]] = []
-    for at in range(len(tokens) - 1):
+    signs = [token for token in words.spans if token in known or token in _TITLES or token in _OFFICES]
+    places = {at for sign in signs for at in words.spans[sign]}
+    for at in sorted(places | {at - 1 for at in places if at}):
+        if at + 1 >= len(tokens):
+            continue
         token, following = tokens[at], tokens[at + 1]
         if words.breaks[at + 1] > COMMA or not following[0].isalpha() or _EPONYMOUS & set(tokens[at + 1 : at + 5]):
             continue
