@@ -122,8 +122,9 @@ class Lexicon:
                 for name, phrase in level[label]
             }
             for name, phrase in found.values():
-                for start, end in phrase.find(words):
-                    words.add(name, start, end)
+                if phrase.possible(words):  # most are not
+                    for start, end in phrase.find(words):
+                        words.add(name, start, end)
         return words
 
     def _mark(self, words: Words, index: int, token: str) -> None:

@@ -65,7 +65,7 @@ def loops(words: Sequence[str], repeats: int) -> bool:
     pieces = list(zip(*(words[at:] for at in range(size)), strict=False))
     if not common or len(set(pieces)) == len(pieces):
         return False  # in a loop some piece of this size comes back: a cheap look first
-    for period in range(1, min(_LONGEST_PHRASE, len(words) // 2) + 1):
+    for period in sorted(_distances(pieces, min(_LONGEST_PHRASE, len(words) // 2))):
         needed = period * ((2 * repeats if period == 1 else repeats) - 1)
         if sum(map(operator.eq, words, words[period:])) < needed:
             continue
@@ -75,6 +75,20 @@ def loops(words: Sequence[str], repeats: int) -> bool:
             if run >= needed:
                 return True
     return False
+
+
+def _distances(pieces: Sequence[tuple[str, ...]], most: int) -> set[int]:
+    """How far apart equal pieces stand: only these can be the period of a loop."""
+    seen: dict[tuple[str, ...], list[int]] = {}
+    found: set[int] = set()
+    for at, piece in enumerate(pieces):
+        earlier = seen.setdefault(piece, [])
+        for before in reversed(earlier):
+            if at - before > most:
+                break
+            found.add(at - before)
+        earlier.append(at)
+    return found
 
 
 def loop(case: Case) -> str | None:
