@@ -137,7 +137,10 @@ def _stammers(words: Words) -> bool:
     """Words that stand twice in a row without a mark, or an article before what cannot follow one, again and again."""
     tokens, breaks = words.tokens, words.breaks
     twice = [at for at, same in enumerate(map(operator.eq, tokens, tokens[1:]), 1) if same]
-    same = sum(not breaks[at] and tokens[at] not in _TWICE for at in twice)
+    same = sum(
+        not breaks[at] and tokens[at] not in _TWICE and words.plain[words.ends[at - 1] : words.starts[at]] == " "
+        for at in twice
+    )
     after = [at for article in _ARTICLES for (at,) in words.spans.get(article, {}).values() if at < len(tokens)]
     broken = sum(not breaks[at] and tokens[at] in _NEVER_AFTER for at in after)
     return 25 * (same + broken) >= max(len(words.tokens), 50)
