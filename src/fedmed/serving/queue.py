@@ -25,8 +25,9 @@ log = get_logger(__name__)
 BATCH = 16
 """Questions of one pass; ``model.inference`` takes as many."""
 
-GATHER = 0.01  # seconds without a new question after which a pass begins
-LONGEST_GATHER = 0.05  # seconds that its first question waits at most
+GATHER_SHARE = 0.01  # of the last pass's time: without a new question for so long, a pass begins
+SHORTEST_GATHER, LONGEST_GATHER = 0.005, 0.05  # seconds
+GATHERS = 5  # as long as that its first question waits at most
 
 
 @dataclass(slots=True)
@@ -59,6 +60,7 @@ class AnswerQueue:
         self._waiting: deque[_Job] = deque()
         self._change = threading.Condition()
         self._closed = False
+        self._gather_for = SHORTEST_GATHER
         self._threads = [
             threading.Thread(target=self._work, name=f"answers-{number}", daemon=True) for number in range(workers)
         ]
@@ -127,7 +129,9 @@ class AnswerQueue:
         while jobs := self._next():
             started = time.monotonic()
             self._do(jobs)
-            self._answered(len(jobs), time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self._gather_for = min(max(GATHER_SHARE * seconds, SHORTEST_GATHER), LONGEST_GATHER)
+            self._answered(len(jobs), seconds)
 
     def _next(self) -> list[_Job]:
         """The oldest question with those of its group, begun; none when the queue is closed and empty."""
@@ -152,10 +156,14 @@ class AnswerQueue:
                 return taken
 
     def _gather(self) -> None:
-        """Wait a moment for more, letting go of the lock: clients of the last pass ask again one after another."""
-        end = time.monotonic() + LONGEST_GATHER
+        """Wait a moment for more, letting go of the lock.
+
+        Clients of the last pass ask again one after another, each when its answer has been recorded and sent. A pass
+        that begins between them leaves the rest to the next one, and that takes nearly as long for few as for many.
+        """
+        end = time.monotonic() + GATHERS * self._gather_for
         while len(self._waiting) < self._batch and (left := end - time.monotonic()) > 0:
-            if not self._change.wait(min(GATHER, left)):
+            if not self._change.wait(min(self._gather_for, left)):
                 return
 
     def _do(self, jobs: list[_Job]) -> None:
