@@ -16,8 +16,9 @@ HARMLESS = ("net::ERR_ABORTED", "net::ERR_NETWORK_CHANGED")
 KEY = "a-key-of-a-ward-long-enough"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Of one file: Playwright keeps an event loop running, and later tests in this process want their own."""
     from playwright.sync_api import sync_playwright
 
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
