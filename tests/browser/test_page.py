@@ -76,6 +76,20 @@ def test_what_a_model_writes_never_becomes_markup(open_page: Open, writer: Write
     assert page.query_selector("#answer b") is None
 
 
+def test_an_emergency_asked_while_another_question_is_answered_is_not_lost(open_page: Open, writer: Writer) -> None:
+    page, pause = open_page(), writer.pause
+    writer.pause = 3.0
+    try:
+        ask(page, "What is gout?")
+        page.wait_for_selector("#answer .fm-card", timeout=WAIT)
+        ask(page, "I have crushing chest pain that spreads to my left arm")
+        assert "911" in shown(page, "#answer .fm-refer")
+        page.wait_for_timeout(1000)
+        assert "911" in shown(page, "#answer .fm-refer")
+    finally:
+        writer.pause = pause
+
+
 def test_two_models_stand_side_by_side(open_page: Open) -> None:
     page = open_page()
     page.click('role=tab[name="Compare"]')

@@ -92,11 +92,19 @@ def _ask(desk: Desk, models: Sequence[str]) -> gr.Dropdown:
         async for (shown,) in _answers(desk, text, [model], request, titles=[""]):
             yield shown
 
-    both: dict[str, Any] = {"fn": ask, "inputs": [question, choice], "outputs": answer, "concurrency_limit": None}
-    gr.on([button.click, question.submit], **both, **_PRIVATE)
+    # One event for all ways to ask: what is asked while another question is answered comes next, and is shown last.
+    gr.on(
+        [button.click, question.submit],
+        ask,
+        inputs=[question, choice],
+        outputs=answer,
+        concurrency_limit=None,
+        trigger_mode="always_last",
+        **_PRIVATE,
+    )
     for example in examples:
         chosen = example.click(None, js=f"() => {json.dumps(example.value)}", outputs=question)
-        chosen.then(**both, **_PRIVATE)
+        chosen.then(None, js="() => document.querySelector('button#ask').click()")
     return choice
 
 
