@@ -76,16 +76,27 @@ def test_what_a_model_writes_never_becomes_markup(open_page: Open, writer: Write
     assert page.query_selector("#answer b") is None
 
 
-def test_an_emergency_asked_while_another_question_is_answered_is_not_lost(open_page: Open, writer: Writer) -> None:
+@pytest.mark.parametrize(
+    ("tab", "box", "place", "cards"), [("Ask", "question", "answer", 1), ("Compare", "compare-question", "compared", 2)]
+)
+def test_an_emergency_asked_while_another_question_is_answered_is_not_lost(
+    open_page: Open, writer: Writer, tab: str, box: str, place: str, cards: int
+) -> None:
     page, pause = open_page(), writer.pause
+    page.click(f'role=tab[name="{tab}"]')
     writer.pause = 3.0
     try:
-        ask(page, "What is gout?")
-        page.wait_for_selector("#answer .fm-card", timeout=WAIT)
-        ask(page, "I have crushing chest pain that spreads to my left arm")
-        assert "911" in shown(page, "#answer .fm-refer")
+        for text in ("What is gout?", EMERGENCY):
+            page.fill(f"#{box} textarea", text)
+            page.keyboard.press("Enter")
+            page.wait_for_selector(f"#{place} .fm-card", timeout=WAIT)
+        page.wait_for_function(
+            "([place, cards]) => document.querySelectorAll(`#${place} .fm-refer`).length == cards",
+            arg=[place, cards], timeout=WAIT,
+        )  # fmt: skip
         page.wait_for_timeout(1000)
-        assert "911" in shown(page, "#answer .fm-refer")
+        assert len(page.query_selector_all(f"#{place} .fm-refer")) == cards
+        assert page.query_selector(f"#{place} .fm-shown") is None
     finally:
         writer.pause = pause
 

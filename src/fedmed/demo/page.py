@@ -44,6 +44,8 @@ _SPEAK = (
 _LONGEST = 4000  # characters of a question
 _EVERY = 2.0  # seconds between looks at a run that goes on
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# What is asked while another question is answered comes next and is shown last; by default it would be dropped.
+_ASKING: dict[str, Any] = _PRIVATE | {"concurrency_limit": None, "trigger_mode": "always_last"}
 
 
 def build(desk: Desk, roots: Sequence[Path]) -> gr.Blocks:
@@ -92,17 +94,8 @@ def _ask(desk: Desk, models: Sequence[str]) -> gr.Dropdown:
         async for (shown,) in _answers(desk, text, [model], request, titles=[""]):
             yield shown
 
-    # One event for all ways to ask: what is asked while another question is answered comes next, and is shown last.
-    gr.on(
-        [button.click, question.submit],
-        ask,
-        inputs=[question, choice],
-        outputs=answer,
-        concurrency_limit=None,
-        trigger_mode="always_last",
-        **_PRIVATE,
-    )
-    for example in examples:
+    gr.on([button.click, question.submit], ask, inputs=[question, choice], outputs=answer, **_ASKING)
+    for example in examples:  # by the button, so that all ways to ask are one event
         chosen = example.click(None, js=f"() => {json.dumps(example.value)}", outputs=question)
         chosen.then(None, js="() => document.querySelector('button#ask').click()")
     return choice
@@ -122,14 +115,7 @@ def _compare(desk: Desk, models: Sequence[str]) -> tuple[gr.Dropdown, gr.Dropdow
         async for cards in _answers(desk, text, [one, other], request, titles=[_named(one), _named(other)]):
             yield f'<div class="fm-columns">{"".join(cards)}</div>'
 
-    gr.on(
-        [button.click, question.submit],
-        compare,
-        inputs=[question, left, right],
-        outputs=compared,
-        concurrency_limit=None,
-        **_PRIVATE,
-    )
+    gr.on([button.click, question.submit], compare, inputs=[question, left, right], outputs=compared, **_ASKING)
     return left, right
 
 

@@ -76,6 +76,24 @@ def test_questions_that_wait_are_answered_in_one_pass_in_their_order(
     assert model.passes[1] == [str(number) for number in range(8)]
 
 
+def test_after_a_long_pass_clients_that_ask_again_one_after_another_share_the_next(
+    model: Model, queue_of: Callable[..., AnswerQueue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedmed.serving.queue.GATHER_SHARE", 1.0)
+    monkeypatch.setattr("fedmed.serving.queue.LONGEST_GATHER", 5.0)
+    queue = queue_of()
+    hold(queue, model)
+    time.sleep(1.0)  # so long the next pass waits for one more
+    model.go.set()
+    futures = []
+    for number in range(4):
+        time.sleep(0.1)
+        futures.append(queue.submit(Question(str(number), "a")))
+    for future in futures:
+        future.result(30)
+    assert model.passes == [["the first"], ["0", "1", "2", "3"]]
+
+
 def test_a_pass_holds_no_more_than_its_size_and_one_group_only(
     model: Model, queue_of: Callable[..., AnswerQueue]
 ) -> None:
