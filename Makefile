@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help setup demo test test-all check bench-demo bench-speed bench-scale bench-algorithms bench-robust bench-wire bench-privacy \
-  bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve \
+  bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve bench-audit \
   chaos plots picture format clean browser
 help:
 	@echo "make setup     build $(VENV) with every extra that installs here"
@@ -27,6 +27,7 @@ help:
 	@echo "make bench-secure  what the secure sum costs a hospital and the server, against the plain sum"
 	@echo "make bench-deid  what de-identification catches, misses and costs"
 	@echo "make bench-serve  answers a second by 1, 8 and 32 clients, and what the server costs over the bare model"
+	@echo "make bench-audit  ten thousand edits of a run's audit log, by anyone and by its owner"
 	@echo "make bench-network  what a real federation costs beside its trainings"
 	@echo "make chaos     seeded faults over a real federation's runs, every process of it killed"
 	@echo "make plots     draw the results: docs/algorithms.svg, robust.svg, wire.svg, privacy.svg"
@@ -76,7 +77,7 @@ bench-scale: $(STAMP)
 	$(BIN)/python benchmarks/scale.py
 
 # Each finished run is kept under output-models/bench-cache, so a bench that was cut off goes on.
-bench-algorithms bench-robust bench-wire bench-privacy bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve: bench-%: $(STAMP)
+bench-algorithms bench-robust bench-wire bench-privacy bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve bench-audit: bench-%: $(STAMP)
 	$(BIN)/python benchmarks/$*.py
 
 chaos: $(STAMP)
