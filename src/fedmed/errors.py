@@ -28,7 +28,8 @@ FedMedError                     1
 │   ├── RunExistsError         64   the folder already holds a run
 │   ├── RunFinishedError       65   nothing left to resume
 │   ├── ConfigChangedError     66   resumed with other settings than it was started with
-│   └── RunNotFoundError       67
+│   ├── RunNotFoundError       67
+│   └── DecisionLogError       68   the coordinator agent's log is gone, damaged, or of another run
 ├── SafetyPolicyError          70   the guardrail policy cannot be used
 ├── HubError                   80   the hub did not give what was asked of it
 ├── MissingExtraError          90   an optional part of FED-MED is not installed
@@ -210,6 +211,10 @@ class ConfigChangedError(RunError):
 
 class RunNotFoundError(RunError):
     exit_code = 67
+
+
+class DecisionLogError(RunError):
+    exit_code = 68
 
 
 class SafetyPolicyError(FedMedError):

@@ -6,7 +6,7 @@ Shapes: r = LoRA rank, d_in / d_out = width of the adapted layer's input / outpu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -57,6 +57,14 @@ class LocalPlan:
     asked: int = field(default=1, kw_only=True)  # hospitals asked this round, this one among them
     rank: int | None = field(default=None, kw_only=True)  # this hospital's LoRA rank; None: the shared adapter's
     ranks: tuple[int, ...] = field(default=(), kw_only=True)  # of all that are asked; empty: the shared adapter's
+    steps: int | None = field(default=None, kw_only=True)  # at most so many optimiser steps; None: as the settings say
+    rate_scale: float = field(default=1.0, kw_only=True)  # times the learning rate of the settings; 1 at most
+
+    def bound(self, job: LocalJob) -> LocalJob:
+        """The job with this plan's bounds on steps and learning rate; algorithms need not know of them."""
+        if self.steps is None and self.rate_scale == 1.0:
+            return job
+        return replace(job, steps=self.steps, rate_scale=self.rate_scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,9 @@ class RoundPlan:
     min_replies: int
     seed: int
     ranks: Mapping[str, int] = field(default_factory=dict, kw_only=True)  # hospital -> rank; absent: the adapter's
+    steps: Mapping[str, int] = field(default_factory=dict, kw_only=True)  # hospital -> most steps; absent: no bound
+    rate_scale: float = field(default=1.0, kw_only=True)  # times the learning rate of the settings; 1 at most
+    deadline_s: float | None = field(default=None, kw_only=True)  # a reply that trained longer is late; None: none is
 
     def for_hospital(self, name: str) -> LocalPlan:
         return LocalPlan(
@@ -81,6 +92,8 @@ class RoundPlan:
             asked=len(self.hospitals),
             rank=self.ranks.get(name),
             ranks=tuple(self.ranks[hospital] for hospital in self.hospitals if hospital in self.ranks),
+            steps=self.steps.get(name),
+            rate_scale=self.rate_scale,
         )
 
 
@@ -97,6 +110,8 @@ class LocalJob:
     proximal_mu: float = 0.0  # FedProx: loss += mu/2 * ||w - start||^2
     folded: AdapterState = field(default_factory=dict, kw_only=True)  # B A of these keys is part of the frozen base
     total_rank: int = field(default=0, kw_only=True)  # the most that the mean product of all asked can have; 0: unused
+    steps: int | None = field(default=None, kw_only=True)  # as in ``LocalPlan``; none under privacy noise
+    rate_scale: float = field(default=1.0, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +177,10 @@ class RoundReport:
     norms: Mapping[str, float] = field(default_factory=dict)  # admitted hospital -> L2 of what it sent, if seen
     digests: Mapping[str, str] = field(default_factory=dict)  # admitted hospital -> digest of what it sent, if seen
     lost_energy: float | None = None  # share of the mean's squared norm that the shared rank cannot hold
+    silent: tuple[str, ...] = ()  # asked, and no reply came; they are in ``refused`` too
+    unusable: tuple[str, ...] = ()  # asked, and not admitted; they are in ``refused`` too
+    weights: Mapping[str, int] = field(default_factory=dict)  # admitted hospital -> weight, where an overseer set them
+    rolled_back: str | None = None  # why the global state is as before, and ``admitted`` empty; None: it moved
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from fedmed.errors import ConfigError, DataFormatError, NonFiniteLossError
 from fedmed.utils.extras import require
-from fedmed.utils.files import clear_write_errors, write_atomic
+from fedmed.utils.files import append_line, clear_write_errors, write_atomic
 
 
 class MetricsTracker:
@@ -59,12 +59,7 @@ class MetricsTracker:
                     f"{name} of {hospital} in round {round} is not a finite number", "lower training.learning_rate"
                 )
         line = json.dumps({"round": round, "hospital": hospital, **values}, ensure_ascii=False, allow_nan=False)
-        with clear_write_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            with os.fdopen(handle, "wb", buffering=0) as file:
-                file.write(line.encode() + b"\n")
-                os.fsync(file.fileno())
+        append_line(self.path, line)
         writer = self._tensorboard()
         for name, value in values.items():
             if isinstance(value, int | float) and not isinstance(value, bool):

@@ -138,6 +138,22 @@ class WireSection(Section):
     top_k_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05  # share of the numbers that topk sends
 
 
+class AgentSection(Section):
+    """A coordinator that judges updates on public records, plans and keeps budgets (``agent/coordinator.py``)."""
+
+    enabled: bool = False  # False: plain FedAvg, or whichever method is set, bit for bit
+    weigh: bool = True  # judge each update, weigh it, leave out those that harm; needs updates in the clear
+    public_records: Annotated[int, Field(ge=8)] = 24  # that the coordinator judges on; no hospital holds them
+    quarantine_after: Positive = 2  # rounds in a row with a harmful update, or four without a reply: not asked any more
+    quarantine_rounds: Positive = 2  # so long; then on probation; twice as long each time it comes again
+    stop_after: Positive | None = 3  # rounds without a gain beyond noise end the run; None: never
+    # A round waits this many times the median hospital's time, and slow hospitals get fewer steps; None: for all.
+    deadline_factor: Annotated[float, Field(gt=1.0)] | None = None
+    max_seconds: Annotated[float, Field(gt=0.0)] | None = None  # no round that would pass it is begun; None: no limit
+    max_bytes: Positive | None = None  # up and down together, likewise
+    max_epsilon: Annotated[float, Field(gt=0.0)] | None = None  # of each hospital; who would pass it is not asked
+
+
 class FederatedSection(Section):
     """Hospitals, rounds and the sum."""
 
@@ -156,6 +172,7 @@ class FederatedSection(Section):
     tolerate: Positive = 1  # hostile hospitals that the rule must bear
     max_reply_norm: Annotated[float, Field(gt=0.0)] | None = None  # longer updates are refused; None: no limit
     wire: WireSection = WireSection()  # how arrays travel
+    agent: AgentSection = AgentSection()  # who watches the run and decides
     split: Literal["iid", "dirichlet", "by_specialty", "by_source"] = "iid"  # how records are shared out
     dirichlet_alpha: Annotated[float, Field(gt=0.0)] = 0.5  # smaller: hospitals more unlike each other
     keep_rounds: Positive = 3  # newest round checkpoints kept on disk

@@ -168,4 +168,5 @@ def _report(item: dict[str, Any]) -> RoundReport:
         name: TrainMetrics(**{**values, "step_losses": tuple(values["step_losses"])})
         for name, values in item["metrics"].items()
     }
-    return RoundReport(**{**item, "admitted": tuple(item["admitted"]), "metrics": metrics})
+    tuples = {name: tuple(item.get(name, ())) for name in ("admitted", "silent", "unusable")}
+    return RoundReport(**{**item, **tuples, "metrics": metrics})

@@ -6,6 +6,7 @@ The server's step is pure (``apply_round``); who takes part is a ``RoundPolicy``
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -13,6 +14,7 @@ from typing import Protocol
 from fedmed.errors import FederationError
 from fedmed.federated.links import Downlink, apart
 from fedmed.federated.server import apply_round
+from fedmed.federated.weighing import Outcome, Weighed
 from fedmed.types import (
     AdapterState,
     Algorithm,
@@ -73,6 +75,24 @@ class RoundPolicy(Protocol):
         ...
 
 
+class Overseer(Protocol):
+    """Looks at what a round's updates do, before and after they are summed."""
+
+    def weigh(self, plan: RoundPlan, before: AdapterState, outcome: Outcome) -> Weighed:
+        """What the admitted updates count for. Not asked where a sum was made under masks.
+
+        Args:
+            plan: of the round.
+            before: the global state that hospitals started from.
+            outcome: tries weights.
+        """
+        ...
+
+    def undoes(self, plan: RoundPlan, before: AdapterState, after: AdapterState, report: RoundReport) -> str | None:
+        """Why the round is undone, or None: its result stands."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class AllOrSampled:
     """All hospitals each round, or a sample without replacement that depends on (seed, round) alone."""
@@ -106,6 +126,7 @@ def run_rounds(
     on_round: Callable[[FederationState, RoundReport], None],
     downlink: Downlink | None = None,
     max_norm: float | None = None,
+    overseer: Overseer | None = None,
 ) -> FederationState:
     """Run the rounds after ``start.round`` up to ``rounds``, or until the policy stops.
 
@@ -117,6 +138,7 @@ def run_rounds(
         rounds: number of the last round.
         downlink: how the global state travels; None: whole, in float32.
         max_norm: replies with a larger L2 norm are refused; None: no limit.
+        overseer: weighs updates and undoes rounds; None: every update counts as many as its records, and stays.
         on_round: called after each applied round, for example to write a checkpoint; what it raises ends the run.
 
     Returns:
@@ -142,13 +164,25 @@ def run_rounds(
             global_state, server_state, report = apply_round(
                 state.global_state, state.server_state, algorithm, plan, payloads,
                 history=state.history, max_norm=max_norm,
+                weigh=functools.partial(overseer.weigh, plan, state.global_state) if overseer else None,
             )  # fmt: skip
         finally:  # what a transport or a trainer holds for the length of a round goes now, also after an error
             if isinstance(payloads, Generator):
                 payloads.close()
         report = replace(report, bytes_down=report.bytes_down + bytes_down)
+        if overseer and (why := overseer.undoes(plan, state.global_state, global_state, report)):
+            global_state, server_state, report = state.global_state, state.server_state, undone(report, why)
         hospital_states = transport.commit(report)
         history = (*state.history, report)
         state = FederationState(number, global_state, hospital_states, history, server_state, held)
         on_round(state, report)
     return state
+
+
+def undone(report: RoundReport, why: str) -> RoundReport:
+    """The report of a round whose result was taken back: it was held, and moved nothing."""
+    refused = {**report.refused, **dict.fromkeys(report.admitted, f"round {report.round} was rolled back: {why}")}
+    return replace(
+        report, admitted=(), refused={name: refused[name] for name in sorted(refused)}, update_norm=0.0,
+        rolled_back=why,
+    )  # fmt: skip

@@ -17,6 +17,7 @@ from fedmed.errors import AdapterMismatchError, ConfigError, FederationError, Qu
 from fedmed.federated.admission import Admission, Measured
 from fedmed.federated.algorithms import check_combination, get_algorithm
 from fedmed.federated.lora_products import split_folded
+from fedmed.federated.weighing import Outcome, Weigh
 from fedmed.types import (
     AdapterState,
     Algorithm,
@@ -45,10 +46,12 @@ def apply_round(
     *,
     history: Sequence[RoundReport] = (),
     max_norm: float | None = None,
+    weigh: Weigh | None = None,
 ) -> tuple[AdapterState, ServerState, RoundReport]:
     """Aggregate one round. Changes nothing that it is given; a refused payload leaves no trace in the sum.
 
-    Payloads are read one by one and let go: with a stream algorithm, memory does not grow with their number.
+    Payloads are read one by one and let go: with a stream algorithm, memory does not grow with their number, unless
+    somebody weighs them.
 
     Args:
         global_state: what the hospitals were given at the start of the round.
@@ -58,6 +61,8 @@ def apply_round(
         payloads: replies in any order, or their sum made under masks; each weighs as many as its records.
         history: earlier rounds of this run, oldest first; replays are found by them.
         max_norm: longer replies are refused.
+        weigh: decides what the admitted payloads count for, and who is left out; None: as many as their records. A sum
+            made under masks is not weighed.
 
     Returns:
         The new global and server state, and a report. ``refused`` also names hospitals that did not reply or were left
@@ -69,6 +74,7 @@ def apply_round(
     admission = Admission(plan, algorithm.name, history, max_norm)
     acc = algorithm.init(global_state, plan)
     taken: dict[str, tuple[Payload, Measured | None]] = {}  # without the arrays; None: nobody saw them
+    held: dict[str, Payload] = {}  # of those that are weighed together
     refused: dict[str, str] = {}
     bytes_up = bytes_down = 0
     if isinstance(payloads, SummedPayload):
@@ -85,15 +91,25 @@ def apply_round(
         try:
             shapes = algorithm.template(global_state, plan.for_hospital(payload.hospital))
             measured = admission.admit(payload, shapes, taken)
-            acc = algorithm.add(acc, payload, payload.num_samples)
+            if weigh is None:
+                acc = algorithm.add(acc, payload, payload.num_samples)
+            else:
+                held[payload.hospital] = payload
         except UpdateRejectedError as error:
             refused[payload.hospital] = error.what
             logger.warning("round %d: %s", plan.round, error.what)
             continue
         taken[payload.hospital] = (replace(payload, arrays={}), measured)
-    hostile = len((refused.keys() & set(plan.hospitals)) - taken.keys())
+    unusable = tuple(name for name in plan.hospitals if name in refused and name not in taken)
+    silent = tuple(name for name in plan.hospitals if name not in taken and name not in refused)
     _check_quorum(plan, taken, refused)
-    new_state, new_server_state, report = algorithm.close(global_state, server_state, acc, hostile)
+    weighed = None
+    if weigh is not None and held:
+        outcome = Outcome(global_state, server_state, algorithm, plan, held)
+        weighed = weigh(outcome)
+        refused |= weighed.left_out
+        acc = outcome.sum(weighed.weights)
+    new_state, new_server_state, report = algorithm.close(global_state, server_state, acc, len(unusable))
     for hospital, why in report.suspected.items():
         logger.warning("round %d: %s", plan.round, why)
         if hospital not in report.admitted:
@@ -112,6 +128,9 @@ def apply_round(
             metrics={name: payload.metrics for name, (payload, _) in used.items() if payload.metrics is not None},
             norms={name: measured.norm for name, (_, measured) in used.items() if measured},
             digests={name: measured.digest for name, (_, measured) in used.items() if measured},
+            silent=silent,
+            unusable=unusable,
+            weights=dict(weighed.weights) if weighed else {},
         ),
     )
 
@@ -145,10 +164,12 @@ class FederatedServer:
             config = default_config()
         self._config = config
         check_combination(config)
-        if config.federated.ranks or config.federated.wire != WireSection() or config.privacy.secure_sum:
+        federated = config.federated
+        own = federated.ranks or federated.wire != WireSection() or federated.agent.enabled
+        if own or config.privacy.secure_sum:
             raise ConfigError(
                 [
-                    "federated.ranks, federated.wire and privacy.secure_sum belong to a run,"
+                    "federated.ranks, federated.wire, federated.agent and privacy.secure_sum belong to a run,"
                     " FederatedServer gets updates as they are"
                 ],
                 "use 'fedmed run', or leave them out",

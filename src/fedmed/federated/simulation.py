@@ -88,9 +88,10 @@ class SimulationTransport:
     ) -> Generator[Payload, None, None]:
         self._pending = {}
         kept = {hospital: apart(self._states.get(hospital, {})) for hospital in plan.hospitals}
+        local = {hospital: plan.for_hospital(hospital) for hospital in plan.hospitals}
         jobs = {
-            hospital: algorithm.begin(global_state, kept[hospital][0], plan.for_hospital(hospital))
-            for hospital in plan.hospitals
+            hospital: asked.bound(algorithm.begin(global_state, kept[hospital][0], asked))
+            for hospital, asked in local.items()
         }
         results = self._trainer.run(tuple(jobs.values()))
         try:
@@ -115,6 +116,9 @@ class SimulationTransport:
                     f"the trainer returned a result of '{result.hospital}' for round {result.round},"
                     f" which round {plan.round} does not wait for"
                 )
+            if plan.deadline_s is not None and result.metrics.seconds > plan.deadline_s:
+                logger.warning("round %d: '%s' is late, so its reply is left behind", plan.round, job.hospital)
+                continue
             own, link = kept[job.hospital]
             payload, own = algorithm.finish(job, result, own)
             try:

@@ -22,7 +22,7 @@ from typing import Any
 
 from fedmed.config.load import config_digest
 from fedmed.config.schema import FedMedConfig
-from fedmed.errors import QuorumError, RunError
+from fedmed.errors import ConfigError, QuorumError, RunError
 from fedmed.federated.algorithms import check_combination, get_algorithm
 from fedmed.federated.checkpoint import load_latest, save_round
 from fedmed.federated.runner import FederationState, run_rounds
@@ -92,6 +92,10 @@ def start_federated(
         QuorumError: too few hospitals; the run can be resumed. What settings, model and disk raise.
     """
     check_combination(config)
+    if config.federated.agent.enabled:
+        raise ConfigError(
+            ["federated.agent does not plan rounds over a network yet"], "set federated.agent.enabled to false"
+        )
     with start_run(path, config) as folder:
         folder.write_json("run.json", {"command": command, "kind": "network"})
         if start is None:

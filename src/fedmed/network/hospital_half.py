@@ -88,7 +88,7 @@ class HospitalHalf:
         """
         algorithm = get_algorithm(asked.federated)
         own, link = apart(kept)
-        job = algorithm.begin(global_state, own, plan)
+        job = plan.bound(algorithm.begin(global_state, own, plan))
         running = self.prepare(asked, plan)
         try:
             payload, own = algorithm.finish(job, _only(running.trainer, job), own)

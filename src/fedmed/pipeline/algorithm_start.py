@@ -7,12 +7,10 @@ from collections.abc import Collection
 from typing import Any
 
 from fedmed.config.schema import FedMedConfig
-from fedmed.pipeline.scoring import Records, encode
+from fedmed.pipeline.public_records import records_for_factors
+from fedmed.pipeline.scoring import encode
 from fedmed.types import AdapterState
 from fedmed.utils.console import track
-from fedmed.utils.random_streams import stream
-
-PUBLIC_RECORDS = 64  # of the embedded ontology
 
 
 def first_adapter(
@@ -36,15 +34,6 @@ def first_adapter(
 
     if config.federated.fedsb_factors == "weights":
         return from_weights(model, config.model.lora.r)
-    rows = encode(tokenizer, _public_records(() if config.privacy.noised else private, config.federated.seed), config)
+    rows = encode(tokenizer, records_for_factors(config, private), config)
     with track("drawing Fed-SB's factors from public records"):
         return from_gradient(model, rows, config.model.lora.r, config.training)
-
-
-def _public_records(private: Collection[str], seed: int) -> Records:
-    """A sample of the embedded ontology that no hospital holds: whole terms, as a term's questions share their text."""
-    from fedmed.data.hpo import hpo_records
-
-    free = [record for record in hpo_records() if record.group not in private]
-    order = stream(seed, "public").permutation(len(free))[:PUBLIC_RECORDS]
-    return [{"question": free[index].question, "answer": free[index].answer} for index in order]

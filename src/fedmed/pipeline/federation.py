@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedmed.agent.coordinator import Coordinator
 from fedmed.agent.metrics import MetricsTracker
 from fedmed.config.load import config_digest
 from fedmed.config.schema import FedMedConfig
@@ -35,6 +36,7 @@ from fedmed.model.load_model import shared_model
 from fedmed.pipeline.algorithm_start import first_adapter
 from fedmed.pipeline.calibration import calibrate_run, calibration_items, not_calibrated
 from fedmed.pipeline.comparison import REFERENCES, References
+from fedmed.pipeline.coordinating import coordinator_of, model_judge, setting_of
 from fedmed.pipeline.model_card import model_card
 from fedmed.pipeline.run_audit import enter_results, open_trail
 from fedmed.pipeline.run_folder import RunFolder, new_run_name, resume_run, start_run
@@ -283,7 +285,8 @@ class _Run:
         every = self.config.training.evaluation.every_rounds if privacy.shares_metrics else 0
         held_out: dict[str, dict[str, float]] = self.folder.read_json("held_out.json") or {}
         self._write_lines(start.history, held_out, tracker)  # it may have been killed just after a checkpoint
-        policy = AllOrSampled(
+        agent = self._agent()
+        policy = agent or AllOrSampled(
             run_id=self.folder.name, hospitals=tuple(rows), rounds=federated.rounds, seed=federated.seed,
             hospitals_per_round=federated.hospitals_per_round, min_replies=federated.min_replies,
             ranks=dict(zip(rows, federated.ranks or (), strict=False)),
@@ -313,8 +316,22 @@ class _Run:
                     audit,
                 ),
                 policy=policy, rounds=federated.rounds, on_round=on_round,
-                downlink=Downlink(federated.wire), max_norm=federated.max_reply_norm,
+                downlink=Downlink(federated.wire), max_norm=federated.max_reply_norm, overseer=agent,
             )  # fmt: skip
+
+    def _agent(self) -> Coordinator | None:
+        """Who watches the run, where the settings ask for it."""
+        if not self.config.federated.agent.enabled:
+            return None
+        judge = model_judge(self.config, self.model, self.tokenizer, self.algorithm, self.known_groups)
+        return coordinator_of(
+            self.config, setting_of(self.config, self.rows, self.start, judge.tokens, self.folder.name), judge,
+            self.folder.path, after_round=self.started_from.round, ledgers=self.ledgers,
+            events={name: plan.event for name, plan in getattr(self.trainer, "plans", {}).items()},
+            tell=lambda one: self._trail.decide(
+                one.round, one.decision, one.reason, hospitals=one.hospitals, numbers=one.numbers
+            ),
+        )  # fmt: skip
 
     @property
     def _trail(self) -> AuditTrail:

@@ -257,7 +257,7 @@ class DpTrainer:
             rate = learning_rate(
                 self._training, step=number, steps=plan.steps, round_number=job.round, rounds=job.rounds
             )
-            optimizer.step(rate)
+            optimizer.step(rate * min(1.0, job.rate_scale))
             # Only what has noise in it may stop a run: that one record's gradient overflows is nobody's business.
             if not bool(torch.isfinite(adapter.flat).all()):
                 raise not_finite("adapter", math.nan, where)

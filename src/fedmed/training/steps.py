@@ -89,7 +89,9 @@ class JobSteps:
 
     def __init__(self, job: LocalJob, rows: Sequence[EncodedRow], config: TrainingSection) -> None:
         self.job, self.rows, self._config = job, rows, config
-        self._steps = plan_steps(len(rows), config, seed=job.seed, hospital=job.hospital, round_number=job.round)
+        whole = plan_steps(len(rows), config, seed=job.seed, hospital=job.hospital, round_number=job.round)
+        self._of = len(whole)  # a bound on steps moves no other step along the schedule of rates
+        self._steps = whole if job.steps is None else whole[: max(1, job.steps)]
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -106,6 +108,5 @@ class JobSteps:
     def rate(self, number: int) -> float:
         """Learning rate."""
         job = self.job
-        return learning_rate(
-            self._config, step=number, steps=len(self._steps), round_number=job.round, rounds=job.rounds
-        )
+        rate = learning_rate(self._config, step=number, steps=self._of, round_number=job.round, rounds=job.rounds)
+        return rate * min(1.0, job.rate_scale)

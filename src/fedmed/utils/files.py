@@ -90,6 +90,19 @@ def write_json(path: Path, value: Any, *, private: bool = False) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", private=private)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, made with its folder if need be; on return it is on the disk.
+
+    A crash can leave half a line; whoever reads takes only what ends with a newline.
+    """
+    with clear_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        with os.fdopen(handle, "wb", buffering=0) as file:
+            file.write(line.encode() + b"\n")
+            os.fsync(file.fileno())
+
+
 def private_folder(path: Path) -> Path:
     """Make ``path`` a folder that only its owner can enter."""
     with clear_write_errors(path):

@@ -93,3 +93,21 @@ def test_krum_does_not_go_on_with_four_where_the_fifth_is_merely_absent(toy):
     plan = toy.plan(("h0", "h1", "h2", "h3", "h4"), min_replies=4)
     with pytest.raises(QuorumError, match="cannot tolerate 1 bad hospital among 4"):
         apply_round({"w": np.zeros(50, np.float32)}, {}, algorithm, plan, five(toy, np.ones(50))[:4])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["privacy.secure_sum=true"], "hides what federated.agent.weigh must see; with federated.agent.weigh=false it"),
+        (["federated.algorithm=fedsa"], "federated.agent is not possible with fedsa"),
+        (["federated.robust=median"], "federated.robust and federated.agent.weigh both say"),
+        (["privacy.hospital.epsilon=8.0"], "privacy.hospital.epsilon is for equal weights"),
+        (["federated.agent.max_epsilon=4.0"], "max_epsilon needs privacy.example.epsilon"),
+    ],
+)
+def test_the_agent_is_refused_where_it_cannot_see_and_what_still_works_is_named(overrides, said):
+    assert any(said in problem for problem in problems("federated.agent.enabled=true", *overrides))
+    if "weigh" in said:
+        check_combination(
+            load_config(None, (), ["federated.agent.enabled=true", "federated.agent.weigh=false", *overrides])
+        )

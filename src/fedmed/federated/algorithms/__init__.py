@@ -108,6 +108,28 @@ def _impossible(config: FedMedConfig) -> list[str]:
     if traits.folds and config.model.quantization:
         others = _those(lambda t: not t.folds)
         problems.append(f"{name} adds to the base model, which model.quantization freezes: use {others}")
+    return [*problems, *_with_agent(config, traits)]
+
+
+def _with_agent(config: FedMedConfig, traits: Traits) -> list[str]:
+    """What the coordinator agent cannot see or may not touch."""
+    agent, privacy = config.federated.agent, config.privacy
+    if not agent.enabled:
+        return []
+    works = "with federated.agent.weigh=false it still plans rounds, keeps budgets, stops early and rolls back"
+    problems = []
+    if traits.personal:
+        problems.append(
+            f"federated.agent is not possible with {config.federated.algorithm}: it judges an adapter that all share"
+        )
+    if agent.weigh and privacy.secure_sum:
+        problems.append(f"privacy.secure_sum hides what federated.agent.weigh must see; {works}")
+    if agent.weigh and privacy.hospital.on:
+        problems.append(f"privacy.hospital.epsilon is for equal weights, federated.agent.weigh changes them; {works}")
+    if agent.weigh and config.federated.robust:
+        problems.append(f"federated.robust and federated.agent.weigh both say what an update counts for; {works}")
+    if agent.max_epsilon is not None and (not privacy.example.on or privacy.example.noise_seed is not None):
+        problems.append("federated.agent.max_epsilon needs privacy.example.epsilon, whose ledgers it reads")
     return problems
 
 
