@@ -44,6 +44,13 @@ def place(tmp_path_factory):
     (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     table = "frage,antwort\n" + "".join(f"{row['question']},{row['answer']}\n" for row in rows)
     (folder / "records.csv").write_text(table, encoding="utf-8")
+    (folder / "exams").mkdir()
+    options = {"options": ["one", "two", "three", "four"], "answer": 0, "subject": "anatomy"}
+    exams = {name: [row | options for row in rows] for name in ("medqa", "medmcqa", "mmlu")}
+    exams["pubmedqa"] = [{"question": row["question"], "context": "A study.", "answer": "yes"} for row in rows]
+    for name, asked in exams.items():
+        text = "".join(json.dumps(row) + "\n" for row in asked)
+        (folder / "exams" / f"{name}.jsonl").write_text(text, encoding="utf-8")
     done = run(folder, "fedmed run --recipe quick --out output-models/RUN")
     assert done.returncode == 0, done.stderr
     done = run(folder, "fedmed run --recipe dp --set privacy.audit.canaries=100 --out output-models/DP")

@@ -26,7 +26,21 @@ _USAGE_ERROR = typer.BadParameter.__mro__[2]  # ClickException, which typer brin
 
 def build_app() -> typer.Typer:
     """The whole command tree. No command group imports torch before one of its commands runs."""
-    from fedmed.cli import ask, audit, config, data, federation, guard, plan, privacy, report, run, serve, train
+    from fedmed.cli import (
+        ask,
+        audit,
+        config,
+        data,
+        evaluate,
+        federation,
+        guard,
+        plan,
+        privacy,
+        report,
+        run,
+        serve,
+        train,
+    )
 
     app = typer.Typer(
         name="fedmed",
@@ -37,7 +51,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_global_options)
-    for command in (run, ask, serve, guard, train, plan, report):
+    for command in (run, ask, serve, guard, train, plan, evaluate, report):
         command.register(app)
     app.add_typer(data.app, name="data", epilog="Example: fedmed data prepare --recipe quick")
     app.add_typer(config.app, name="config")
