@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help setup demo test test-all check bench-demo bench-speed bench-scale bench-algorithms bench-robust bench-wire bench-privacy \
+.PHONY: help setup demo test test-all check rails-fit rails-check bench-demo bench-speed bench-scale bench-algorithms bench-robust bench-wire bench-privacy \
   bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve bench-audit \
   chaos plots picture format clean browser
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-robust make bench-wire  every rule under every attack; every encoding of what travels"
 	@echo "make bench-privacy  loss against epsilon, the time noise costs, attacks with and without it"
 	@echo "make bench-safety  what the guardrails catch, and what they stop that they should not"
+	@echo "make rails-fit make rails-check  fit the rails' learned scores to the cases; judge them on cases they have not seen"
 	@echo "make bench-confidence  how true the stated confidence is, on held-out questions that no fit has seen"
 	@echo "make bench-hotspots  where the engine spends its time"
 	@echo "make bench-secure  what the secure sum costs a hospital and the server, against the plain sum"
@@ -79,6 +80,13 @@ bench-scale: $(STAMP)
 # Each finished run is kept under output-models/bench-cache, so a bench that was cut off goes on.
 bench-algorithms bench-robust bench-wire bench-privacy bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve bench-audit: bench-%: $(STAMP)
 	$(BIN)/python benchmarks/$*.py
+
+# From the cases in tests/cases/safety, but for the unread half, to src/fedmed/safety/rules/learned.safetensors.
+rails-fit: $(STAMP)
+	$(BIN)/python benchmarks/rails_fit.py
+
+rails-check: $(STAMP)
+	$(BIN)/python benchmarks/rails_check.py
 
 chaos: $(STAMP)
 	$(BIN)/python benchmarks/chaos.py

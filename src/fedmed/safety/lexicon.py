@@ -7,12 +7,13 @@ A meaning (``pain``) lists words and phrases, and may build on other meanings (`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from fedmed.safety.signs import Phrase, labels_of, parse
 from fedmed.safety.words import Words, split
 
+_MOST_MARKS = 20_000  # words that are kept
 _SHORTEST_REPAIRED = 6  # letters; shorter words have too many neighbours
 
 
@@ -51,6 +52,7 @@ class Lexicon:
                     phrases[name].append(phrase)
         self._sort(phrases)
         self._spellings: dict[str, str] = {}
+        self._marks: dict[str, tuple[str, ...]] = {}  # what was found for a word, kept for the next text
 
     def _sort(self, phrases: Mapping[str, Sequence[Phrase]]) -> None:
         needs = {
@@ -91,6 +93,7 @@ class Lexicon:
             if "*" in label:
                 self._home(label).setdefault(label.strip("*"), [])
         self._spellings = self._neighbours()
+        self._marks = {}
 
     def unknown(self, phrases: Iterable[Phrase]) -> list[str]:
         """Meanings that some phrases ask for and that nobody has given."""
@@ -119,24 +122,32 @@ class Lexicon:
                 for name, phrase in level[label]
             }
             for name, phrase in found.values():
-                for start, end in phrase.find(words):
-                    words.add(name, start, end)
+                if phrase.possible(words):  # most are not
+                    for start, end in phrase.find(words):
+                        words.add(name, start, end)
         return words
 
     def _mark(self, words: Words, index: int, token: str) -> None:
-        for label in self._single.get(token, ()):
+        labels = self._marks.get(token)
+        if labels is None:
+            labels = tuple(self._labels(token))
+            if len(self._marks) < _MOST_MARKS:
+                self._marks[token] = labels
+        for label in labels:
             words.add(label, index, index + 1)
+
+    def _labels(self, token: str) -> Iterator[str]:
+        """Beginnings and endings of a word that some sign asks for, and the meanings of the word by itself."""
+        yield from self._single.get(token, ())
         for length in range(2, len(token) + 1):
             found = self._beginnings.get(token[:length])
             if found is not None:
-                words.add(token[:length] + "*", index, index + 1)
-                for label in found:
-                    words.add(label, index, index + 1)
+                yield token[:length] + "*"
+                yield from found
             found = self._endings.get(token[-length:]) if length < len(token) else None
             if found is not None:
-                words.add("*" + token[-length:], index, index + 1)
-                for label in found:
-                    words.add(label, index, index + 1)
+                yield "*" + token[-length:]
+                yield from found
 
     def _knows(self, token: str) -> bool:
         return (

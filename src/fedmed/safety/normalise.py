@@ -27,6 +27,10 @@ def _keep(character: str) -> str:
     return "-" if category == "Pd" else character
 
 
+_ASCII = {code: _keep(chr(code)) for code in range(128)}
+"""The same for ``str.translate``."""
+
+
 def normalise(text: str) -> str:
     """Fold ``text`` to lower case without accents, apostrophes, quotation marks, look-alikes or invisible characters.
 
@@ -40,7 +44,7 @@ def normalise(text: str) -> str:
     if not text.isascii():
         # Upper case first: some letters (dotless i, long s) have one capital but several small forms.
         text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).upper().casefold())
-    plain = "".join(map(_keep, text.casefold()))
+    plain = text.lower().translate(_ASCII) if text.isascii() else "".join(map(_keep, text.casefold()))
     if not plain.isascii():
         plain = re.sub(r"[^\W\d]+", lambda word: latin(word.group()), plain)
     return _SAME_MARK.sub(r"\1", " ".join(plain.split()))

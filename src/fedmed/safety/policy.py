@@ -74,6 +74,9 @@ class Context(_Strict):
         return self
 
 
+Probability: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
 class Score(_Strict):
     """Points for meanings that stand in a text and for contexts that hold; at ``at_least`` points the rule fires."""
 
@@ -84,7 +87,8 @@ class Score(_Strict):
 class Check(_Strict):
     """One rule: fires when a sign, a pattern, its score or its judge says so.
 
-    Unless an ``unless`` context holds; and, where ``only_with`` is given, only if one of those does.
+    Unless an ``unless`` context holds; and, where ``only_with`` is given, only if one of those does. A learned score
+    may fire a rule too, or keep it from being believed.
     """
 
     id: Id
@@ -96,14 +100,16 @@ class Check(_Strict):
     patterns: Annotated[tuple[Regex, ...], Field(min_length=1)] | None = None
     judge: str = ""  # a check in code, see checks/
     score: Score | None = None
+    learned: dict[str, Probability] = {}  # a learned score (learned.py) and from where on it fires
+    doubted_below: dict[str, Probability] = {}  # a learned score below which the rule is not believed
     scope: Scope = "sentence"  # how far apart the parts of a sign may lie
     unless: tuple[str, ...] = ()
     only_with: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _looks_for_something(self) -> Check:
-        if not self.signs and not self.patterns and not self.judge and not self.score:
-            raise ValueError("a rule needs 'signs', 'patterns', 'score' or 'judge'")
+        if not (self.signs or self.patterns or self.judge or self.score or self.learned):
+            raise ValueError("a rule needs 'signs', 'patterns', 'score', 'learned' or 'judge'")
         return self
 
 
@@ -115,6 +121,8 @@ class Change(_Strict):
     action: Action | None = None
     why: Text | None = None
     say: str | None = None
+    learned: dict[str, Probability] | None = None
+    doubted_below: dict[str, Probability] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -170,6 +178,12 @@ class Policy:
 
 Location: TypeAlias = Sequence[int | str]
 
+SCORES: Mapping[str, frozenset[str]] = {
+    "input": frozenset(("emergency", "injection")),
+    "output": frozenset(("answer",)),
+}
+"""The learned scores of each rail."""
+
 
 def contradictions(
     file: PolicyFile, contexts: Mapping[str, Context], known: Lexicon | frozenset[str], judges: frozenset[str]
@@ -189,6 +203,10 @@ def contradictions(
             for name in check.score.points if check.score else ():
                 if name.removeprefix("@") not in (names if name.startswith("@") else contexts):
                     yield (rail, index, "score", "points", name), f"no meaning or context is called '{name}'"
+            for field, scores in (("learned", check.learned), ("doubted_below", check.doubted_below)):
+                for name in scores:
+                    if name not in SCORES[rail]:
+                        yield (rail, index, field, name), f"no learned score of this rail is called '{name}'"
             for field, used in (("unless", check.unless), ("only_with", check.only_with)):
                 for name in used:
                     if name not in contexts:

@@ -88,6 +88,10 @@ class Phrase:
         if lead.kind == "word" and not lead.optional:
             spans = words.spans
             starts = sorted({at for label in lead.starts for at in spans.get(label, ()) if first <= at < end})
+        elif lead.kind == "begin":
+            starts = [at for at in range(first, end) if at == 0 or words.breaks[at] >= lead.reach]
+        elif lead.kind == "size" and not lead.optional:
+            starts = sorted(at for at in words.numbers if first <= at < end)
         else:
             starts = list(range(first, end))
         for start in starts:

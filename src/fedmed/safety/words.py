@@ -47,6 +47,7 @@ class Words:
     ends: list[int] = field(default_factory=list)
     numbers: dict[int, float] = field(default_factory=dict)
     spans: dict[str, Spans] = field(default_factory=dict)
+    memo: dict[tuple[int, int, int, int | None], bool] = field(default_factory=dict)  # contexts.py: asked before
 
     def add(self, label: str, start: int, end: int) -> None:
         """Note that ``label`` holds for the tokens from ``start`` up to ``end``."""
@@ -94,10 +95,12 @@ class Words:
 def split(plain: str) -> Words:
     """Take a normalised text apart; labels hold the words, numbers and nothing else yet."""
     words = Words(plain)
+    tokens, breaks, starts, ends, spans = words.tokens, words.breaks, words.starts, words.ends, words.spans
     strength = SENTENCE
     for match in _TOKEN.finditer(plain):
         token = match.group()
-        if not token[0].isalnum():
+        first = token[0]
+        if not first.isalnum():
             following = plain[match.end() : match.end() + 1]
             mark = _STRENGTH.get(token, 0)
             if token == "-" and following == " " and plain[match.start() - 1 : match.start()] == " ":
@@ -106,23 +109,22 @@ def split(plain: str) -> Words:
                 mark = 0  # 7.30, www.x.org, 1:1000
             strength = max(strength, mark)
             continue
-        index = len(words.tokens)
-        words.tokens.append(token)
-        words.breaks.append(strength)
-        words.starts.append(match.start())
-        words.ends.append(match.end())
+        index = len(tokens)
+        begun, ended = match.span()
+        tokens.append(token)
+        breaks.append(strength)
+        starts.append(begun)
+        ends.append(ended)
         strength = 0
-        words.spans.setdefault(token, {})[index] = (index + 1,)
-        value = _value(token)
+        spans.setdefault(token, {})[index] = (index + 1,)
+        value = _value(token) if first.isdigit() else NUMBERS.get(token)
         if value is not None:
             words.numbers[index] = value
-            words.spans.setdefault("#", {})[index] = (index + 1,)
+            spans.setdefault("#", {})[index] = (index + 1,)
     return words
 
 
 def _value(token: str) -> float | None:
-    if not token[0].isdigit():
-        return NUMBERS.get(token)
     if re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", token):
         token = token.replace(",", "")
     try:

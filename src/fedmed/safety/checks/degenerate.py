@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import re
+from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from fedmed.safety.checks.case import Case
-from fedmed.safety.words import listed
+from fedmed.safety.words import Words, listed
 
 _SAME_LETTER = re.compile(r"([^\W\d_])\1{11,}")
 _ESCAPED = re.compile(r"(?:\\+[nrt]\s*){3,}")
@@ -25,6 +28,16 @@ _ORDINARY = listed(
 )
 
 
+_SHORT = 60  # words; in longer texts words come back anyway
+_TEMPLATE = re.compile(
+    r"\{\{ ?\w+ ?\}\}|\[/?(?:insert|response text|placeholder|disclaimer|end of)\b[^\]]{0,60}\]|"
+    r"<(?:unk|pad|eos|bos|s|mask)>|</s>|<\|\w+\|>|\btraceback \(most recent|"
+    r"\b(?:key|value|type|attribute|index)error\b"
+)
+_TWICE = listed("had that very is push rest so no ha bye night knock hand")
+_ARTICLES = listed("the an")
+_NEVER_AFTER = listed("of the and for is to was are because an has have with from but or")
+"""Words that do not follow an article in a sentence."""
 _NOTHING = frozenset(("null", "undefined", "nan", "nil"))
 """What programs print for no answer."""
 
@@ -47,13 +60,15 @@ def no_words(case: Case) -> str | None:
 
 def loops(words: Sequence[str], repeats: int) -> bool:
     """Whether some phrase stands ``repeats`` times in a row (a single word: twice as often)."""
-    common = {word for word in set(words) if words.count(word) >= repeats} if len(words) < 2000 else set(words)
+    common = any(count >= repeats for count in Counter(words).values())
     size = 4 if repeats > 2 else 2
     pieces = list(zip(*(words[at:] for at in range(size)), strict=False))
     if not common or len(set(pieces)) == len(pieces):
         return False  # in a loop some piece of this size comes back: a cheap look first
-    for period in range(1, min(_LONGEST_PHRASE, len(words) // 2) + 1):
+    for period in sorted(_distances(pieces, min(_LONGEST_PHRASE, len(words) // 2))):
         needed = period * ((2 * repeats if period == 1 else repeats) - 1)
+        if sum(map(operator.eq, words, words[period:])) < needed:
+            continue
         run = 0
         for earlier, later in zip(words, words[period:], strict=False):
             run = run + 1 if earlier == later else 0
@@ -62,9 +77,27 @@ def loops(words: Sequence[str], repeats: int) -> bool:
     return False
 
 
+def _distances(pieces: Sequence[tuple[str, ...]], most: int) -> set[int]:
+    """How far apart equal pieces stand: only these can be the period of a loop."""
+    seen: dict[tuple[str, ...], list[int]] = {}
+    found: set[int] = set()
+    for at, piece in enumerate(pieces):
+        earlier = seen.setdefault(piece, [])
+        for before in reversed(earlier):
+            if at - before > most:
+                break
+            found.add(at - before)
+        earlier.append(at)
+    return found
+
+
 def loop(case: Case) -> str | None:
     """The same letter, phrase or sentence over and over."""
     plain, words = case.words.plain, case.words.tokens
+    if len(case.words.numbers) >= 6:  # "1. Red meat 2. Lentils 3. Red meat"
+        unnumbered = [word for at, word in enumerate(words) if at not in case.words.numbers]
+        if 8 <= len(unnumbered) <= _SHORT and len(set(unnumbered)) <= len(unnumbered) // 3:
+            return ""
     if len(set(words)) <= 2 and len(words) >= 6:
         return ""
     if len(set(words)) == 1 < len(words) and len(words) >= 5:
@@ -85,6 +118,8 @@ def loop(case: Case) -> str | None:
 def gibberish(case: Case) -> str | None:
     """Letters that make no words: a long run without a mark, or without one of the words that join a sentence."""
     words = case.words
+    if _TEMPLATE.search(words.plain) or _stammers(words):
+        return ""
     run = strange = 0
     for index, token in enumerate(words.tokens):
         if words.breaks[index] or token in _ORDINARY or len(token) > 18:
@@ -98,6 +133,20 @@ def gibberish(case: Case) -> str | None:
     return None
 
 
+def _stammers(words: Words) -> bool:
+    """Words that stand twice in a row without a mark, or an article before what cannot follow one, again and again."""
+    tokens, breaks = words.tokens, words.breaks
+    twice = [at for at, same in enumerate(map(operator.eq, tokens, tokens[1:]), 1) if same]
+    same = sum(
+        not breaks[at] and tokens[at] not in _TWICE and words.plain[words.ends[at - 1] : words.starts[at]] == " "
+        for at in twice
+    )
+    after = [at for article in _ARTICLES for (at,) in words.spans.get(article, {}).values() if at < len(tokens)]
+    broken = sum(not breaks[at] and tokens[at] in _NEVER_AFTER for at in after)
+    return 25 * (same + broken) >= max(len(words.tokens), 50)
+
+
+@lru_cache(maxsize=1 << 14)
 def _odd(token: str) -> bool:
     """Whether a token looks like no English word: no vowel, or one that ends in a rare way."""
     return token.isalpha() and (

@@ -20,7 +20,7 @@ _UNITS = {
     "g": ("mg", 1000.0), "gram": ("mg", 1000.0), "grams": ("mg", 1000.0), "gm": ("mg", 1000.0),
     "mcg": ("mg", 0.001), "microgram": ("mg", 0.001), "micrograms": ("mg", 0.001), "ug": ("mg", 0.001),
     "μg": ("mg", 0.001),
-    "iu": ("iu", 1.0), "units": ("iu", 1.0), "mmol": ("mmol", 1.0), "meq": ("mmol", 1.0),
+    "iu": ("iu", 1.0), "unit": ("iu", 1.0), "units": ("iu", 1.0), "mmol": ("mmol", 1.0), "meq": ("mmol", 1.0),
 }  # fmt: skip
 _TIMES = {
     "once": 1, "twice": 2, "thrice": 3, "bd": 2, "bid": 2, "tds": 3, "tid": 3, "qds": 4, "qid": 4,
@@ -29,7 +29,7 @@ _TIMES = {
 _A_DAY = frozenset(("day", "daily", "24"))
 _WARNING = listed(
     "overdose overdoses overdosed toxic toxicity poisoning lethal fatal exceed exceeds exceeding not never "
-    "avoid error mice "
+    "avoid error mice intravenously iv infusion vein "
     "rats animals serum level levels misuse abuse harmful dangerous too dont above"
 )
 _FAR = 12  # words between a medicine and its dose
@@ -48,25 +48,36 @@ def over_maximum(case: Case) -> str | None:
     words = case.words
     table = doses()
     asked = case.question
-    present = [(name, dose) for name, dose in table.items() if name.split()[0] in words.spans]
     if "#" not in words.spans:
         return None
-    if not present and asked is not None:
-        # "What is the highest dose of X?" -- "The maximum is 12 g."
-        named = [dose for name, dose in table.items() if places(name, asked)]
-        if len(named) == 1 and words.tokens:
-            checked = (_check(words, first, 1, named[0], table) for first, _ in words.sentences())
-            return next((found for found in checked if found), None)
-        return None
-    for name, dose in present:
-        for at in places(name, words):
-            found = _check(words, at, len(name.split()), dose, table)
+    present = [(name, dose, at) for name, dose in table.items() if name.split()[0] in words.spans
+               for at in places(name, words)]  # fmt: skip
+    for name, dose, at in present:
+        found = _check(words, at, len(name.split()), dose, table)
+        if found:
+            return found
+    return _of_what_was_named(words, asked, present, table)
+
+
+def _of_what_was_named(
+    words: Words, asked: Words | None, present: list[tuple[str, Dose, int]], table: dict[str, Dose]
+) -> str | None:
+    """Sentences that name no medicine, after one that did: "What is X?" -- "A painkiller. Take up to 12 g." """
+    named = {dose.name: dose for name, dose in table.items() if asked is not None and places(name, asked)}
+    at_hand = next(iter(named.values())) if len(named) == 1 else None
+    for first, last in words.sentences():
+        here = {dose.name: dose for _, dose, at in present if first <= at < last}
+        if here:
+            at_hand = next(iter(here.values())) if len(here) == 1 else None
+        elif at_hand is not None and any(first <= at < last for at in words.numbers):
+            found = _check(words, first, 1, at_hand, table, near=False)
             if found:
                 return found
     return None
 
 
-def _check(words: Words, at: int, length: int, dose: Dose, table: dict[str, Dose]) -> str | None:
+def _check(words: Words, at: int, length: int, dose: Dose, table: dict[str, Dose], near: bool = True) -> str | None:
+    """``near``: the sentence names the medicine; else only the largest amount of a day is held against it."""
     first, last = words.sentence(at, at + length)
     if _WARNING & set(words.tokens[first:last]):
         return None
@@ -86,7 +97,7 @@ def _check(words: Words, at: int, length: int, dose: Dose, table: dict[str, Dose
         limit = dose.pregnant if dose.pregnant and words.has("@pregnant") else None
         if dose.weekly and daily:
             return f"{dose.name}: every day, although it is taken once a week"
-        if not daily and times <= 1 and value > (limit or dose.single):
+        if near and not daily and times <= 1 and value > (limit or dose.single):
             return f"{dose.name}: {value:g} {dose.unit} at once, at most {limit or dose.single:g}"
         if value * max(times, 1) > (limit or dose.daily):
             return f"{dose.name}: {value * max(times, 1):g} {dose.unit} a day, at most {limit or dose.daily:g}"
@@ -112,6 +123,8 @@ def _belongs(words: Words, at: int, amount: _Amount, dose: Dose, table: dict[str
         return False
     low, high = sorted((at, amount.first))
     between = words.tokens[low + 1 : high]
+    if amount.first < at and "with" in between:
+        return False  # "25 mg, with folic acid"
     return not any(token in table and table[token].name != dose.name for token in between)
 
 

@@ -12,6 +12,8 @@ import re
 from typing import NamedTuple
 
 from fedmed.safety.checks.case import Case
+from fedmed.safety.checks.people import told_of
+from fedmed.safety.literals import may_match
 from fedmed.safety.normalise import normalise
 
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
@@ -33,7 +35,7 @@ _NAME = rf"{_NO_NAME}[^\W\d_][\w.'’-]+(?: [^\W\d_]\.)?(?:,? {_NO_NAME}[^\W\d_]
 _BORN = r"(?:born|b\. ?|dob|d\.o\.b\.?|date of birth|birth ?date|birthday)[ :]{0,3}(?:is |on |in )?(?:the )?"
 _NUMBERED = (
     r"(?:mrn|ssn|nhs|nhis|medicare|medicaid|cpf|rut|taj|cpr|nric|aadhaa?r|passport|codice fiscale|social security|"
-    r"(?:patient|hospital|personal|identity|insurance|health|account|case|record|chart|file|reg(?:istration|\.)?|"
+    r"(?:patient|hospital|student|pupil|personal|identity|insurance|health|account|case|record|chart|file|reg(?:istration|\.)?|"
     r"licen[cs]e|membership|policy|sample|device|national|bed)(?: (?:plate|card|serial|holder))?)"
     r"(?: (?:id|no|nr|number|card|plate|serial|num))*[ .:#]{0,3}(?<!\w)"
 )
@@ -62,6 +64,12 @@ _WEAK = {
         r"\b(?:via|rue|calle) [\w ]{3,20} \d{1,4}\b|\b(?:living|lives|resides|live) (?:now )?at (?:the )?[\w ]{3,24}"
     ),
 }
+_FEWEST = {"a date of birth": 4, "a record number": 1, "an identity number": 9, "a telephone number": 7}  # digits
+_PLACE = re.compile(
+    r"street|road|\brd\b|lane|avenue|\bave\b|drive|garden|court|terrace|boulevard|blvd|crescent|row|close|square|mews|\bst\b|"
+    r"str(?:\.|ass|aß|aat)|gat[ae]|vej|vag|laan|\bvia|\brue|calle|\bliv|resides|\d \d[a-z]{2}\b"
+)
+"""What some address begins or ends with: a cheap look before a dear search."""
 _CUE = (
     r"(?:my name is|name is|full name|real name|name:?|named|file under|belongs to|account holder|implanted in|"
     r"(?:patient|pt|resident|client):?|biopsy of|mother of|father of|text for|au pair|our patient|case of|"
@@ -91,6 +99,11 @@ _PERSON_NEAR = re.compile(
     r"was born|takes|partner|in the case of|admitted|found by|family of|(?:for )?(?:example|instance)|formerly of|"
     r"[^\W\d_]+, \d{1,3}, (?:formerly )?(?:of|from)|thank you for seeing|girlfriend|boyfriend|colleague|carriers?)\b",
     re.IGNORECASE,
+)
+_OF_SOMEBODY = re.compile(
+    r"^(?:passport|hospital|student|pupil|social security|ssn|mrn|nhs|insurance|personal|record|account|"
+    r"file|licen[cs]e|member|"
+    r"membership|policy|patient|medicare|medicaid)\b(?=.*\d)(?=(?:.*?\d){5})"
 )
 _INSTITUTION = re.compile(
     r"\b(?:foundation|institute|society|association|hotline|helpline|toll|free|center|centre|clearinghouse|information|"
@@ -137,16 +150,22 @@ def in_question(case: Case) -> str | None:
 def in_answer(case: Case) -> str | None:
     """Which kinds of identifier of a person an answer gives away; those of institutions may stand."""
     plain = case.words.plain
+    digits = sum(map(len, re.findall(r"\d+", plain)))
     told: list[str] = []
     # Each on its own: a name that runs on into "date of birth" must not hide the date.
     found = (
         Identifier(kind, match.start(), match.end())
         for kind in (*_STRONG, *_WEAK)
+        if digits >= _FEWEST.get(kind, 0)
+        and may_match(_ALL[kind], plain)
+        and (kind != "an address" or _PLACE.search(plain))
         for match in _ALL[kind].finditer(plain)
     )
     for item in found:
         around = plain[max(0, item.start - 120) : item.end + 120]
         institution = bool(_INSTITUTION.search(around))
+        if item.kind == "a record number" and _OF_SOMEBODY.search(plain[item.start : item.end]) and not institution:
+            told.append(item.kind)
         if (
             item.kind in _STRONG
             and (
@@ -156,6 +175,8 @@ def in_answer(case: Case) -> str | None:
             )
         ) or (item.kind in _WEAK and _PERSON_NEAR.search(around) and not institution):
             told.append(item.kind)
+    if not told and told_of(case.words):
+        told.append("a name")
     return ", ".join(dict.fromkeys(told)) if told else None
 
 
