@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 
 .PHONY: help setup demo test test-all check rails-fit rails-check bench-demo bench-speed bench-scale bench-algorithms bench-robust bench-wire bench-privacy \
   bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve bench-audit \
-  chaos plots picture format clean browser
+  chaos plots picture docs format clean browser
 help:
 	@echo "make setup     build $(VENV) with every extra that installs here"
 	@echo "make demo      four hospitals fine-tune a real model, then answer a question (no GPU, hub or server)"
@@ -33,6 +33,7 @@ help:
 	@echo "make chaos     seeded faults over a real federation's runs, every process of it killed"
 	@echo "make plots     draw the results: docs/algorithms.svg, robust.svg, wire.svg, privacy.svg"
 	@echo "make picture   docs/page.png: the page of the newest run, as the browser test sees it"
+	@echo "make docs      docs/cli.md, every command with its options, from the program itself"
 	@echo "make clean     remove $(VENV) and caches; runs and data stay"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -93,6 +94,9 @@ chaos: $(STAMP)
 
 picture: $(STAMP) browser
 	FEDMED_PICTURE=docs/page.png $(BIN)/python -m pytest -q tests/browser/test_page.py -k picture
+
+docs: $(STAMP)
+	$(BIN)/python tools/cli_reference.py
 
 plots: $(STAMP)
 	$(BIN)/python benchmarks/plots.py

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+import typer.core
 
 from fedmed import __version__
 from fedmed.errors import ConfigError, DiskFullError, FedMedError
@@ -42,6 +43,8 @@ def build_app() -> typer.Typer:
         train,
     )
 
+    # Typer 0.20 escapes "[default: …]" for rich markup, with markup off too, and the backslash is seen.
+    typer.core.HAS_RICH = False
     app = typer.Typer(
         name="fedmed",
         add_completion=False,

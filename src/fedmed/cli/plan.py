@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedmed.config.recipes import list_recipes
+
 if TYPE_CHECKING:
     from fedmed.pipeline.plan import Plan
 
@@ -18,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    recipe: Annotated[str | None, typer.Option(help="Settings to start from: cpu_demo, quick, gpu_32gb.")] = None,
+    recipe: Annotated[str | None, typer.Option(help=f"Settings to start from: {', '.join(list_recipes())}.")] = None,
     config: Annotated[list[Path] | None, typer.Option(help="A YAML file of settings, laid out like a recipe.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting.")

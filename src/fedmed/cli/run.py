@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fedmed.config.recipes import list_recipes
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -17,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    recipe: Annotated[str | None, typer.Option(help="Settings to start from: cpu_demo, quick, gpu_32gb.")] = None,
+    recipe: Annotated[str | None, typer.Option(help=f"Settings to start from: {', '.join(list_recipes())}.")] = None,
     config: Annotated[list[Path] | None, typer.Option(help="A YAML file of settings, laid out like a recipe.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting.")
