@@ -78,6 +78,7 @@ def test_the_hot_spots_are_all_of_the_time(bench):
     assert kinds["products with the frozen body"] > 0.05
 
 
+@pytest.mark.slow
 def test_the_bench_of_methods_has_a_row_for_each_and_measures_once(bench, nothing_is_trained):
     medquad = ("--medquad", str(bench.folder / "nine.jsonl"))
     result = bench("algorithms", *medquad)
@@ -194,12 +195,10 @@ def test_a_sitting_that_is_over_says_so_and_the_next_one_goes_on(bench, capsys):
     assert bench("wire", "--minutes", "0")["rows"]
 
 
-def test_the_plots_are_drawn_from_the_results_alone(bench):
+def test_the_plots_are_drawn_from_the_results_alone(bench, nothing_is_trained):
+    nothing_is_trained()
     plots = importlib.import_module("plots")
-    for name in ("algorithms", "robust", "wire", "privacy"):
-        if not (bench.folder / f"{name}.json").is_file():
-            bench(name)
-    plots.main(["--results", str(bench.folder), "--out", str(bench.folder)])
+    plots.main(["--results", str(BENCHMARKS / "results"), "--out", str(bench.folder)])
     assert "sketch fold" in (bench.folder / "algorithms.svg").read_text(encoding="utf-8")
     assert "clipped mean" in (bench.folder / "robust.svg").read_text(encoding="utf-8")
     assert "topk 5%" in (bench.folder / "wire.svg").read_text(encoding="utf-8")

@@ -224,6 +224,7 @@ LEAKY = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_gate_fails_a_run_without_noise_on_canaries_and_passes_one_with_noise(place, capsys):
     run_federation(settings(*LEAKY), out=Path("leaky"))
     found = audit_run(Path("leaky"))
