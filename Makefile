@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help setup demo test test-all check rails-fit rails-check bench-demo bench-speed bench-scale bench-algorithms bench-robust bench-wire bench-privacy \
-  bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve bench-audit \
+  bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve bench-audit bench-harness \
   chaos plots picture docs format clean browser
 help:
 	@echo "make setup     build $(VENV) with every extra that installs here"
@@ -29,6 +29,7 @@ help:
 	@echo "make bench-deid  what de-identification catches, misses and costs"
 	@echo "make bench-serve  answers a second by 1, 8 and 32 clients, and what the server costs over the bare model"
 	@echo "make bench-audit  ten thousand edits of a run's audit log, by anyone and by its owner"
+	@echo "make bench-harness  our exams against lm-evaluation-harness on the same 200 questions"
 	@echo "make bench-network  what a real federation costs beside its trainings"
 	@echo "make chaos     seeded faults over a real federation's runs, every process of it killed"
 	@echo "make plots     draw the results: docs/algorithms.svg, robust.svg, wire.svg, privacy.svg"
@@ -77,6 +78,16 @@ bench-speed: $(STAMP)
 
 bench-scale: $(STAMP)
 	$(BIN)/python benchmarks/scale.py
+
+# lm-evaluation-harness, too, lives in an environment of its own.
+HARNESS := output-models/bench-harness-venv
+$(HARNESS)/.done:
+	$(PYTHON) -m venv $(HARNESS)
+	$(HARNESS)/bin/python -m pip install --quiet lm-eval==0.4.13 torch==2.13.0 transformers accelerate peft
+	@touch $@
+
+bench-harness: $(STAMP) $(HARNESS)/.done
+	$(BIN)/python benchmarks/harness.py --python $(HARNESS)/bin/python
 
 # Each finished run is kept under output-models/bench-cache, so a bench that was cut off goes on.
 bench-algorithms bench-robust bench-wire bench-privacy bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve bench-audit: bench-%: $(STAMP)
