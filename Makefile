@@ -35,6 +35,7 @@ help:
 	@echo "make plots     draw the results: docs/algorithms.svg, robust.svg, wire.svg, privacy.svg"
 	@echo "make picture   docs/page.png: the page of the newest run, as the browser test sees it"
 	@echo "make docs      docs/cli.md, every command with its options, from the program itself"
+	@echo "make notebooks execute the notebooks and keep what they show"
 	@echo "make clean     remove $(VENV) and caches; runs and data stay"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -108,6 +109,10 @@ picture: $(STAMP) browser
 
 docs: $(STAMP)
 	$(BIN)/python tools/cli_reference.py
+
+.PHONY: notebooks
+notebooks: $(STAMP)
+	$(BIN)/python tools/notebooks.py
 
 plots: $(STAMP)
 	$(BIN)/python benchmarks/plots.py
