@@ -10,12 +10,13 @@ import pytest
 from fedmed.cli.app import main
 from fedmed.config.load import load_config
 from fedmed.pipeline.federation import run_federation
+from fedmed.training.engine import EngineTrainer
 
 pytestmark = pytest.mark.integration
 
 TINY = [
     "model.name=builtin:tiny-llama", "model.generation.max_new_tokens=8", "training.max_steps=3",
-    "training.learning_rate=0.02", "training.evaluation.max_records_per_hospital=6",
+    "training.learning_rate=0.02", "training.evaluation.max_records_per_hospital=10",
     "training.evaluation.multiple_choice_items=0", "training.evaluation.generated_answers=0",
     "training.evaluation.few_shot=0", "training.evaluation.sample_answers=0",
     "training.evaluation.calibration_items=0", "federated.rounds=2", "training.threads=1",
@@ -106,7 +107,94 @@ def test_the_table_names_each_exam_and_says_what_it_does_not_show(here, capsys):
         assert word in shown
 
 
+def test_held_out_records_are_measured_by_hospital_and_specialty(here, capsys):
+    found = evaluated(capsys, "--set", "training.evaluation.generated_answers=8")["held_out"]
+    summary = json.loads(Path("out/summary.json").read_text())
+    for name, own in summary["loss"]["per_hospital"].items():  # the same records as the run was scored on
+        for side in ("base", "federated"):
+            assert found["hospitals"][name]["loss"][side]["value"] == pytest.approx(own[side], rel=1e-5)
+    assert found["all"]["loss"]["federated"]["value"] == pytest.approx(summary["loss"]["federated"], rel=1e-5)
+    assert set(found["specialties"]) == {"heart", "lung", "skin", "eye"}
+    assert sum(one["records"] for one in found["specialties"].values()) == found["all"]["records"]
+    assert found["all"]["answers"] == 8
+    for entry in (found["all"], *found["hospitals"].values(), *found["specialties"].values()):
+        for measure in ("loss", "rouge_l", "word_f1"):
+            for one in (entry[measure] or {}).values():
+                assert one["low"] <= one["value"] <= one["high"]
+    losses = {name: one["loss"]["federated"]["value"] for name, one in found["hospitals"].items()}
+    fair = found["fairness"]
+    assert fair["worst"] == max(losses, key=losses.get)
+    assert fair["gap"]["federated"]["value"] == pytest.approx(max(losses.values()) - min(losses.values()))
+    assert sorted(fair["harmed"] + fair["gained"] + fair["unclear"]) == sorted(losses)
+
+
+def test_joining_compares_what_each_hospital_would_have_alone(here, capsys, monkeypatch):
+    run = evaluated(capsys, "--held-out", "--joining")
+    found = run["joining"]["hospitals"]
+    assert set(found) == {"hospital_A", "hospital_B", "hospital_C", "hospital_D"}
+    held_out = run["held_out"]["hospitals"]
+    for name, one in found.items():
+        assert one["shared"]["value"] == pytest.approx(held_out[name]["loss"]["federated"]["value"], rel=1e-5)
+        for what in ("shared", "personalised"):
+            less = one[f"{what}_less_local"]
+            assert less["value"] == pytest.approx(one[what]["value"] - one["local"]["value"])
+            said = "helps" if less["high"] < 0 else "harms" if less["low"] > 0 else "unclear"
+            assert one["verdict"][what] == said
+    assert "Does joining help each hospital?" in Path("out/report.html").read_text()
+    digests = run["joining"]["adapter_sha256"]
+    assert all(len(set(own.values())) == 3 for own in digests.values())
+    assert len({own["shared"] for own in digests.values()}) == 1
+    assert len({own["local"] for own in digests.values()}) == 4
+    monkeypatch.setattr(EngineTrainer, "run", None)  # trained adapters are read again, not trained again
+    assert evaluated(capsys, "--joining")["joining"]["hospitals"] == found
+    assert main(["audit", "verify", "out"]) == 0
+
+
+def test_what_a_hospital_has_alone_is_the_reference_of_compare(here, capsys, tmp_path):
+    run_federation(load_config(None, (), TINY), out=tmp_path / "compared", compare=["local"])
+    reference = json.loads((tmp_path / "compared/comparison.json").read_text())["local"]["per_hospital"]
+    found = evaluated(capsys, "--joining")["joining"]["hospitals"]
+    assert {name: one["local"]["value"] for name, one in found.items()} == pytest.approx(reference, rel=1e-4)
+
+
+def test_records_that_changed_since_are_refused(here, capsys):
+    text = Path("records.jsonl").read_text()
+    try:
+        Path("records.jsonl").write_text(text.replace("sign 3 ", "sign 300 "), encoding="utf-8")
+        assert main(["evaluate", "out"]) == 66
+        assert "are not those that out was trained on" in capsys.readouterr().err
+    finally:
+        Path("records.jsonl").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings"), [("fedsa", ()), ("fedex", ()), ("ffa", ())], ids=["personal", "folds", "A frozen"]
+)
+def test_every_kind_of_method_can_be_evaluated(here, capsys, tmp_path, algorithm, settings):
+    out = tmp_path / "other"
+    small = [*TINY, f"federated.algorithm={algorithm}", "federated.rounds=1", "federated.num_clients=2", *settings]
+    run_federation(load_config(None, (), small), out=out)
+    capsys.readouterr()
+    assert main(["evaluate", str(out), "--held-out", "--joining", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    summary = json.loads((out / "summary.json").read_text())["loss"]
+    assert found["held_out"]["all"]["loss"]["federated"]["value"] == pytest.approx(summary["federated"], rel=1e-5)
+    for name, one in found["joining"]["hospitals"].items():
+        assert one["shared"]["value"] == pytest.approx(summary["per_hospital"][name]["federated"], rel=1e-5)
+
+
+def test_hidden_records_are_not_trained_on_without_noise(here, capsys, tmp_path):
+    hidden = [*TINY, "federated.rounds=1", "federated.num_clients=2", "privacy.secure_sum=true"]
+    run_federation(load_config(None, (), hidden), out=tmp_path / "masked")
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "masked"), "--joining"]) == 10
+    assert "--joining trains references on the same records without noise and masks" in capsys.readouterr().err
+    assert not (tmp_path / "masked" / "joining").exists()
+
+
 BAD = {
+    "exam options without an exam": (["--limit", "3"], 2, "--tasks"),
+    "training that is over": (["--set", "training.max_steps=9"], 10, "--set changes how the run was trained"),
     "no such exam": (["--tasks", "medqa,nonsense", "--data", "exams"], 2, "nonsense is not one of"),
     "neither files nor hub": (["--tasks", "medqa"], 2, "--data"),
     "files and hub": (["--tasks", "medqa", "--data", "exams", "--hub"], 2, "not both"),

@@ -1,8 +1,8 @@
-"""Intervals for base, federated and the difference between them, on the same items. numpy only. likelihood -> HERE.
+"""Intervals for several models measured on the same items, and for the differences between them. numpy only.
 
 A measure is a ratio of sums over items: an accuracy (right answers over answers), or a loss (nats over tokens). Items
-are drawn with replacement, the same ones for base and federated, so that what makes an item hard for both cancels in
-the difference. Items of one group (questions on one term) are drawn together. 95 % percentile intervals.
+are drawn with replacement, the same ones for all models, so that what makes an item hard for all of them cancels in a
+difference. Items of one group (questions on one term) are drawn together. 95 % percentile intervals.
 
 Not covered: another training with another seed; a choice of exam or setting made after looking at the figures; fewer
 than about ten groups, where any interval of this kind is too narrow. Source: Efron and Tibshirani 1993.
@@ -11,7 +11,7 @@ than about ten groups, where any interval of this kind is too narrow. Source: Ef
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fedmed.utils.random_streams import stream
 
 RESAMPLES = 2000
+BASE, FEDERATED, DELTA = "base", "federated", "delta"
 _TAILS = (0.025, 0.975)
 _AT_ONCE = 2_000_000  # drawn places held in memory
 
@@ -32,76 +33,85 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Resampled:
-    """One measure of base and federated: as it is, and once a resample."""
+    """One measure of k models: as it is, and once a resample."""
 
-    value: NDArray[np.float64]  # [2] base, federated
-    draws: NDArray[np.float64]  # [resamples, 2]
+    names: tuple[str, ...]  # k
+    value: NDArray[np.float64]  # [k]
+    draws: NDArray[np.float64]  # [resamples, k]
 
-    def intervals(self) -> dict[str, Interval]:
-        """``base``, ``federated`` and ``delta`` (federated less base)."""
-        columns = {
-            "base": (self.value[0], self.draws[:, 0]),
-            "federated": (self.value[1], self.draws[:, 1]),
-            "delta": (self.value[1] - self.value[0], self.draws[:, 1] - self.draws[:, 0]),
-        }
-        return {name: _interval(float(value), draws) for name, (value, draws) in columns.items()}
+    def of(self, name: str) -> Interval:
+        """One model's measure."""
+        at = self.names.index(name)
+        return interval(float(self.value[at]), self.draws[:, at])
+
+    def difference(self, name: str, other: str) -> Interval:
+        """One model's measure less another's."""
+        at, less = self.names.index(name), self.names.index(other)
+        return interval(float(self.value[at] - self.value[less]), self.draws[:, at] - self.draws[:, less])
+
+    def compared(self) -> dict[str, dict[str, float]]:
+        """``base``, ``federated`` and ``delta`` (federated less base) as plain JSON values."""
+        told = {BASE: self.of(BASE), FEDERATED: self.of(FEDERATED), DELTA: self.difference(FEDERATED, BASE)}
+        return {name: asdict(one) for name, one in told.items()}
 
 
-def _interval(value: float, draws: NDArray[np.float64]) -> Interval:
+def interval(value: float, draws: NDArray[np.float64]) -> Interval:
+    """The interval that resamples [resamples] of a figure span."""
     low, high = np.quantile(draws, _TAILS)
     return Interval(value, float(low), float(high))
 
 
 def resample(
-    base: Sequence[float] | NDArray[np.float64],
-    federated: Sequence[float] | NDArray[np.float64],
+    models: Mapping[str, Sequence[float] | NDArray[np.float64]],
     *,
     seed: int,
     names: Sequence[str | int],
-    weights: Sequence[float] | NDArray[np.float64] | None = None,
+    weights: Sequence[float] | NDArray[np.int64] | None = None,
     groups: Sequence[str] | None = None,
     resamples: int = RESAMPLES,
 ) -> Resampled:
-    """Draw items again and again, and measure base and federated on each draw.
+    """Draw items again and again, and measure every model on each draw.
 
     Args:
-        base, federated: [items] of the same items in the same order: 1 or 0, or nats.
+        models: name -> [items] of the same items in the same order: 1 or 0, or nats.
         seed, names: name the random stream.
         weights: [items] what the sum is divided by, e.g. tokens; None: each item counts one.
         groups: [items] which items belong together; None: each stands alone.
         resamples: draws.
 
     Raises:
-        ValueError: no item, or the two differ in length.
+        ValueError: no item, or the models were not measured on as many.
     """
-    count = len(base)
-    if count == 0 or len(federated) != count:
-        raise ValueError("a comparison needs the same items, at least one, measured twice")
-    columns = np.column_stack([base, federated, np.ones(count) if weights is None else weights]).astype(np.float64)
+    counts = {len(own) for own in models.values()}
+    if len(counts) != 1 or counts == {0}:
+        raise ValueError("a comparison needs the same items, at least one, measured by all")
+    [count] = counts
+    divided_by = np.ones(count) if weights is None else weights
+    columns = np.column_stack([*models.values(), divided_by]).astype(np.float64)
     if groups is not None:
         places = {name: place for place, name in enumerate(dict.fromkeys(groups))}
-        summed = np.zeros((len(places), 3))
+        summed = np.zeros((len(places), columns.shape[1]))
         np.add.at(summed, [places[name] for name in groups], columns)
         columns = summed
     random = stream(seed, "bootstrap", *names)
     drawn = len(columns)
-    draws = np.empty((resamples, 2))
+    draws = np.empty((resamples, len(models)))
     step = max(1, _AT_ONCE // drawn)
     for start in range(0, resamples, step):
         rows = random.integers(0, drawn, (min(step, resamples - start), drawn))
         draws[start : start + step] = _ratios(columns[rows].sum(axis=1))
-    return Resampled(_ratios(columns.sum(axis=0)[None])[0], draws)
+    return Resampled(tuple(models), _ratios(columns.sum(axis=0)[None])[0], draws)
 
 
 def _ratios(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[…, 3] sums -> […, 2] base and federated."""
-    ratios: NDArray[np.float64] = sums[:, :2] / sums[:, 2:]
+    """[…, k + 1] sums -> […, k] measures."""
+    ratios: NDArray[np.float64] = sums[:, :-1] / sums[:, -1:]
     return ratios
 
 
 def mean_of(parts: Mapping[str, Resampled]) -> Resampled:
     """The plain mean over parts, each drawn within itself: every exam counts alike, whatever its size."""
-    return Resampled(
-        np.mean([part.value for part in parts.values()], axis=0),
-        np.mean([part.draws for part in parts.values()], axis=0),
-    )
+    values = [part.value for part in parts.values()]
+    draws = [part.draws for part in parts.values()]
+    names = next(iter(parts.values())).names
+    return Resampled(names, np.mean(values, axis=0), np.mean(draws, axis=0))

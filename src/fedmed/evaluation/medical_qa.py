@@ -6,6 +6,8 @@ Not covered: whether a written answer is medically right; neither loss nor ROUGE
 
 from __future__ import annotations
 
+import string
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -98,7 +100,18 @@ def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> float:
     """Mean ROUGE-L F1 (stemmed) of written answers against the true ones, in [0, 1].
 
     Raises:
-        EmptyDataError: nothing to compare.
+        EmptyDataError: nothing to compare. What ``rouge_l_each`` raises.
+    """
+    if not predictions and not references:
+        raise EmptyDataError("no written answer to compare", "raise training.evaluation.generated_answers")
+    scores = rouge_l_each(predictions, references)
+    return sum(scores) / len(scores)
+
+
+def rouge_l_each(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
+    """ROUGE-L F1 (stemmed) of each written answer against the true one, in [0, 1].
+
+    Raises:
         ValueError: the two lists differ in length.
         MissingExtraError: the package rouge-score is absent.
 
@@ -106,8 +119,25 @@ def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> float:
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-    if not predictions:
-        raise EmptyDataError("no written answer to compare", "raise training.evaluation.generated_answers")
     scorer = require("rouge_score.rouge_scorer", "train").RougeScorer(["rougeL"], use_stemmer=True)
-    scores = [scorer.score(true, said)["rougeL"].fmeasure for said, true in zip(predictions, references, strict=True)]
-    return float(sum(scores) / len(scores))
+    return [
+        float(scorer.score(true, said)["rougeL"].fmeasure) for said, true in zip(predictions, references, strict=True)
+    ]
+
+
+def word_f1(prediction: str, reference: str) -> float:
+    """F1 of the words two answers share, in any order, in [0, 1]: case, punctuation and articles do not count.
+
+    Source: Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text", arXiv:1606.05250.
+    """
+    said, true = (Counter(_words(text)) for text in (prediction, reference))
+    shared = sum((said & true).values())
+    return 2 * shared / (said.total() + true.total()) if shared else float(said == true)
+
+
+def _words(text: str) -> list[str]:
+    bare = text.lower().translate(_NO_PUNCTUATION)
+    return [word for word in bare.split() if word not in ("a", "an", "the")]
+
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

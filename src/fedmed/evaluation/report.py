@@ -1,7 +1,7 @@
 """One page about one run: ``report.html``, a single file that opens offline and holds no script. pipeline -> HERE.
 
 Reads only the run folder: ``summary.json``, ``rounds.jsonl`` (one line a round and hospital), ``config.yaml``; after an
-audit ``privacy_audit.json`` too.
+evaluation ``evaluation.json``, after an audit ``privacy_audit.json`` too.
 Not covered: runs side by side; a page describes one.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmed.errors import DataFormatError, RunNotFoundError
+from fedmed.evaluation import report_evaluation as evaluated
 from fedmed.evaluation import report_parts as part
 from fedmed.evaluation import report_sections as sections
 from fedmed.evaluation.report_confidence import confidence
@@ -32,20 +33,21 @@ def write_report(run_folder: Path) -> Path:
 
     Raises:
         RunNotFoundError: the folder holds no ``summary.json``.
-        DataFormatError: ``summary.json`` or a whole line of ``rounds.jsonl`` is not JSON; names the file.
+        DataFormatError: a JSON file or a whole line of ``rounds.jsonl`` is not JSON; names the file.
         OutputNotWritableError, DiskFullError: the page cannot be written.
     """
     source = run_folder / "summary.json"
     if not source.is_file():
         raise RunNotFoundError(f"{run_folder} holds no summary.json", "give the folder of a run, see output-models/")
     summary = _json_object(source, source.read_text(encoding="utf-8"))
-    config, attacks = run_folder / "config.yaml", run_folder / "privacy_audit.json"
+    config = run_folder / "config.yaml"
     page = render(
         summary,
         _read_rounds(run_folder / "rounds.jsonl"),
         config.read_text(encoding="utf-8") if config.is_file() else None,
         run_folder.resolve().name,
-        _json_object(attacks, attacks.read_text(encoding="utf-8")) if attacks.is_file() else {},
+        _optional(run_folder / "privacy_audit.json"),
+        _optional(run_folder / "evaluation.json"),
     )
     target = run_folder / REPORT
     write_atomic(target, page)
@@ -58,6 +60,7 @@ def render(
     config: str | None,
     folder_name: str,
     audit: dict[str, Any] | None = None,
+    evaluation: dict[str, Any] | None = None,
 ) -> str:
     """The page as text; the same input gives the same bytes."""
     style = resources.files("fedmed.evaluation").joinpath("report.css").read_text(encoding="utf-8")
@@ -72,9 +75,12 @@ def render(
         sections=(
             ("What the federation gained", sections.headline(summary)),
             ("Hospital by hospital", sections.hospitals(summary)),
+            ("Hospitals and specialties, with intervals", evaluated.held_out(evaluation or {})),
+            ("Does joining help each hospital?", evaluated.joining(evaluation or {})),
             ("Round by round", sections.curves(summary, rounds)),
             ("Against other ways to train", sections.comparison(summary)),
             ("Answers", sections.answers(summary)),
+            ("Published exams", evaluated.exams(evaluation or {})),
             ("Confidence", confidence(summary)),
             ("Sample answers", sections.samples(summary)),
             ("Bytes, time and memory", sections.costs(summary)),
@@ -84,6 +90,11 @@ def render(
         ),
         footer="Made from the files of this run's folder; <code>fedmed report</code> writes it again.",
     )  # fmt: skip
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    """A file that only some runs have; empty where it is not there."""
+    return _json_object(path, path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _facts_line(summary: dict[str, Any]) -> str:

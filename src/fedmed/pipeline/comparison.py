@@ -12,6 +12,7 @@ from typing import Any
 
 from fedmed.config.schema import FedMedConfig
 from fedmed.data.encode import EncodedRow
+from fedmed.errors import ConfigError
 from fedmed.federated.algorithms import get_algorithm
 from fedmed.federated.runner import AllOrSampled, FederationState, adapters_of, run_rounds
 from fedmed.federated.simulation import SimulationTransport
@@ -23,6 +24,22 @@ from fedmed.types import AdapterState
 from fedmed.utils.random_streams import stream
 
 REFERENCES = ("local", "central", "shuffled")
+
+
+def check_compare(config: FedMedConfig, compare: Sequence[str], asked_by: str = "--compare") -> None:
+    """Refuse references where noise or masks hide the records: training on them without would undo that.
+
+    Raises:
+        ConfigError: so it is, and ``compare`` names a reference.
+    """
+    if compare and (config.privacy.noised or config.privacy.secure_sum):
+        raise ConfigError(
+            [
+                f"{asked_by} trains references on the same records without noise and masks, which privacy.example,"
+                " privacy.hospital and privacy.secure_sum are there to prevent"
+            ],
+            f"leave {asked_by} out, or compare in a run with both epsilons null and secure_sum false",
+        )
 
 
 def shuffle_answers(records: Records, *, seed: int, hospital: str) -> list[dict[str, str]]:
@@ -86,6 +103,11 @@ class References:
         }
         return recipes[name]()
 
+    def alone(self, hospital: str, advance: Callable[[], None] = lambda: None) -> AdapterState:
+        """The adapter that a hospital gets alone, by the run's method, in as many rounds and steps."""
+        self._advance = advance
+        return self._federate(self.rows, [hospital])[hospital]
+
     def _policy(self, hospitals: Sequence[str]) -> AllOrSampled:
         federated = self.config.federated
         everyone = len(hospitals) == federated.num_clients
@@ -124,7 +146,7 @@ class References:
         for name in self.rows:
             if not self.scorer.held_out[name]:
                 continue
-            scores = self.scorer.loss(self._federate(self.rows, [name])[name], [name])
+            scores = self.scorer.loss(self.alone(name, self._advance), [name])
             per_hospital |= scores.per_hospital
             nll += sum(scores.nll)
             tokens += sum(scores.tokens)

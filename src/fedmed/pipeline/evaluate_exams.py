@@ -7,7 +7,6 @@ Not covered: what training may have seen of an exam; see docs/evaluation.md.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedmed.evaluation.bootstrap import Resampled, mean_of, resample
+from fedmed.evaluation.bootstrap import BASE, FEDERATED, Resampled, mean_of, resample
 from fedmed.evaluation.exams.files import Exam, hub_exam, local_exam
 from fedmed.evaluation.exams.scoring import ChoiceScores, score_items
 from fedmed.evaluation.exams.tasks import TASKS
@@ -88,7 +87,7 @@ def evaluate_exams(
     numbers = {
         f"{name}_{which}": one["acc"][which]["value"]
         for name, one in found["tasks"].items()
-        for which in ("base", "federated")
+        for which in (BASE, FEDERATED)
     }
     return keep_part(folder, PART, found, wall_s=time.perf_counter() - started, numbers=numbers)
 
@@ -116,8 +115,8 @@ def summarize_exams(exams: Mapping[str, Exam], scored: Scored, *, seed: int) -> 
     norms: dict[str, Resampled] = {}
     for name, exam in exams.items():
         right = _right(exam, scored[name])
-        accs[name] = resample(*right["acc"], seed=seed, names=(name, "acc"))
-        norms[name] = resample(*right["acc_norm"], seed=seed, names=(name, "acc_norm"))
+        accs[name] = resample(right["acc"], seed=seed, names=(name, "acc"))
+        norms[name] = resample(right["acc_norm"], seed=seed, names=(name, "acc_norm"))
         golds = Counter(item.gold for item in exam.items)
         told[name] = {
             "harness": exam.task.harness,
@@ -127,26 +126,27 @@ def summarize_exams(exams: Mapping[str, Exam], scored: Scored, *, seed: int) -> 
             "source": list(exam.source),
             "chance": sum(1 / len(item.choices) for item in exam.items) / len(exam.items),
             "most_frequent": max(golds.values()) / len(exam.items),
-            "acc": _told(accs[name]),
-            "acc_norm": _told(norms[name]),
+            "acc": accs[name].compared(),
+            "acc_norm": norms[name].compared(),
             "subjects": _subjects(exam, right["acc"], seed),
         }
-    mean = {"acc": _told(mean_of(accs)), "acc_norm": _told(mean_of(norms))}
+    mean = {"acc": mean_of(accs).compared(), "acc_norm": mean_of(norms).compared()}
     return {"tasks": told, "mean": mean}
 
 
-def _right(exam: Exam, scores: tuple[list[ChoiceScores], list[ChoiceScores]]) -> dict[str, tuple[list[float], ...]]:
+def _right(exam: Exam, scores: tuple[list[ChoiceScores], list[ChoiceScores]]) -> dict[str, dict[str, list[float]]]:
     """For each measure, which items base and federated have right: 1 or 0."""
     golds = [item.gold for item in exam.items]
     return {
-        measure: tuple(
-            [float(getattr(one, field) == gold) for one, gold in zip(own, golds, strict=True)] for own in scores
-        )
+        measure: {
+            side: [float(getattr(one, field) == gold) for one, gold in zip(own, golds, strict=True)]
+            for side, own in zip((BASE, FEDERATED), scores, strict=True)
+        }
         for measure, field in (("acc", "chosen"), ("acc_norm", "chosen_by_length"))
     }
 
 
-def _subjects(exam: Exam, right: tuple[list[float], ...], seed: int) -> dict[str, Any]:
+def _subjects(exam: Exam, right: Mapping[str, Sequence[float]], seed: int) -> dict[str, Any]:
     """Accuracies by subject, the largest first; nothing where the exam names none."""
     by_subject: dict[str, list[int]] = {}
     for place, item in enumerate(exam.items):
@@ -155,14 +155,10 @@ def _subjects(exam: Exam, right: tuple[list[float], ...], seed: int) -> dict[str
     told = {}
     for subject, places in sorted(by_subject.items(), key=lambda pair: (-len(pair[1]), pair[0])):
         if len(places) >= MIN_SUBJECT:
-            own = [[side[place] for place in places] for side in right]
-            drawn = resample(*own, seed=seed, names=(exam.task.name, "subject", subject))
-            told[subject] = {"items": len(places), "acc": _told(drawn)}
+            own = {side: [found[place] for place in places] for side, found in right.items()}
+            drawn = resample(own, seed=seed, names=(exam.task.name, "subject", subject))
+            told[subject] = {"items": len(places), "acc": drawn.compared()}
     return told
-
-
-def _told(drawn: Resampled) -> dict[str, dict[str, float]]:
-    return {name: dataclasses.asdict(interval) for name, interval in drawn.intervals().items()}
 
 
 def _lines(exams: Mapping[str, Exam], scored: Scored) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import time
@@ -19,7 +18,7 @@ from fedmed.agent.metrics import MetricsTracker
 from fedmed.config.load import config_digest
 from fedmed.config.schema import FedMedConfig
 from fedmed.data.split_folder import write_split
-from fedmed.errors import AuditLogError, ConfigChangedError, ConfigError, EmptyDataError, RunError
+from fedmed.errors import AuditLogError, ConfigChangedError, EmptyDataError, RunError
 from fedmed.evaluation.likelihood import OnRows
 from fedmed.evaluation.multiple_choice import CHOICES
 from fedmed.evaluation.report import write_report
@@ -35,12 +34,12 @@ from fedmed.model.adapter import WEIGHTS, get_adapter_state, save_adapter, set_a
 from fedmed.model.load_model import shared_model
 from fedmed.pipeline.algorithm_start import first_adapter
 from fedmed.pipeline.calibration import calibrate_run, calibration_items, not_calibrated
-from fedmed.pipeline.comparison import REFERENCES, References
+from fedmed.pipeline.comparison import REFERENCES, References, check_compare
 from fedmed.pipeline.coordinating import coordinator_of, model_judge, setting_of
 from fedmed.pipeline.model_card import model_card
 from fedmed.pipeline.run_audit import enter_results, open_trail
 from fedmed.pipeline.run_folder import RunFolder, new_run_name, resume_run, start_run
-from fedmed.pipeline.run_records import note_run, run_records
+from fedmed.pipeline.run_records import note_run, records_digest, run_records
 from fedmed.pipeline.scoring import Records, Scorer, Scores, encode
 from fedmed.pipeline.summary import round_lines, summarize
 from fedmed.privacy.spending import check_heads, open_ledgers
@@ -107,7 +106,7 @@ def run_federation(
         A run that fails before its first lasting result leaves no folder behind.
     """
     check_combination(config)
-    _check_compare(config, compare)
+    check_compare(config, compare)
     path = out or DEFAULT_ROOT / new_run_name(recipe)
     with start_run(path, config) as folder:
         return _Run(folder, config, compare, command).carry_out()
@@ -120,20 +119,9 @@ def resume_federation(path: Path, *, asked: FedMedConfig | None = None, compare:
         RunNotFoundError, RunFinishedError, RunBusyError, ConfigChangedError: the settings or the data changed.
     """
     with resume_run(path, asked) as (folder, config):
-        _check_compare(config, compare)
+        check_compare(config, compare)
         before = folder.read_json("run.json") or {}
         return _Run(folder, config, compare or before.get("compare", ()), before.get("command", "")).carry_out()
-
-
-def _check_compare(config: FedMedConfig, compare: Sequence[str]) -> None:
-    if compare and (config.privacy.noised or config.privacy.secure_sum):
-        raise ConfigError(
-            [
-                "--compare trains references on the same records without noise and masks, which privacy.example,"
-                " privacy.hospital and privacy.secure_sum are there to prevent"
-            ],
-            "leave --compare out, or compare in a run with both epsilons null and secure_sum false",
-        )
 
 
 class _Run:
@@ -198,7 +186,7 @@ class _Run:
             found = run_records(self.config)
             self.loaded, self.gate, split, self.records = found.loaded, found.gate, found.split, found.own
             records = self.records
-            digest = _digest(records)
+            digest = records_digest(records)
             self._check_data(digest)
         with track("loading the model"):
             self.model, self.tokenizer = shared_model(self.config.model, federated.seed)
@@ -455,16 +443,6 @@ class _Run:
 
 def _any(adapters: Mapping[str, AdapterState]) -> AdapterState:
     return next(iter(adapters.values()))
-
-
-def _digest(records: Mapping[str, Records]) -> str:
-    """SHA-256 over every record of every hospital, in order."""
-    digest = hashlib.sha256()
-    for name, rows in records.items():
-        digest.update(f"{name}\n".encode())
-        for row in rows:
-            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
-    return digest.hexdigest()
 
 
 def _nothing(*_: Any) -> None:

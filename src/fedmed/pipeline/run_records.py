@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,6 +66,16 @@ def run_records(config: FedMedConfig) -> RunRecords:
     canaries = make_canaries(audit.canaries, federated.seed) if audit.canaries else ()
     own = {name: data.to_list() for name, data in split.items()}
     return RunRecords(split, found.gate, found.report, own, canaries, audit.copies)
+
+
+def records_digest(records: Mapping[str, Records]) -> str:
+    """SHA-256 over every record of every hospital, in order; ``run.json`` keeps it."""
+    digest = hashlib.sha256()
+    for name, rows in records.items():
+        digest.update(f"{name}\n".encode())
+        for row in rows:
+            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
+    return digest.hexdigest()
 
 
 def note_run(

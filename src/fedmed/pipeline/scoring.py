@@ -64,12 +64,9 @@ class Scorer:
         self._evaluation = config.training.evaluation
         self._seed = config.federated.seed
         test = {name: [row for row in rows if row["split"] == "test"] for name, rows in records.items()}
-        self.held_out: dict[str, list[EncodedRow]] = {}
-        for name, rows in test.items():
-            picked = stream(self._seed, name, "held_out").permutation(len(rows))[
-                : self._evaluation.max_records_per_hospital
-            ]
-            self.held_out[name] = encode(self.tokenizer, [rows[index] for index in picked], config)
+        self.held_out: dict[str, list[EncodedRow]] = {
+            name: encode(self.tokenizer, rows, config) for name, rows in held_out_sample(records, config).items()
+        }
         if not any(self.held_out.values()):
             raise EmptyDataError(
                 "no hospital holds a record to evaluate on",
@@ -173,6 +170,17 @@ class Scorer:
         return dataclasses.replace(
             scores, multiple_choice=dataclasses.asdict(choice) if choice else None, rouge_l=rouge
         )
+
+
+def held_out_sample(records: Mapping[str, Records], config: FedMedConfig) -> dict[str, list[Mapping[str, str]]]:
+    """The held-out records of each hospital that its loss is measured on, drawn by the seed."""
+    most = config.training.evaluation.max_records_per_hospital
+    drawn = {}
+    for name, rows in records.items():
+        test = [row for row in rows if row["split"] == "test"]
+        picked = stream(config.federated.seed, name, "held_out").permutation(len(test))[:most]
+        drawn[name] = [test[index] for index in picked]
+    return drawn
 
 
 def encode(tokenizer: Any, records: Records, config: FedMedConfig) -> list[EncodedRow]:
