@@ -32,6 +32,9 @@ FedMedError                     1
 │   └── DecisionLogError       68   the coordinator agent's log is gone, damaged, or of another run
 ├── SafetyPolicyError          70   the guardrail policy cannot be used
 ├── HubError                   80   the hub did not give what was asked of it
+├── ReleaseError               85   an adapter may not be handed out yet; lists everything that is missing
+│   ├── ReleaseBrokenError     86   a folder of a release is not what was signed
+│   └── ReleaseUnprovenError   87   nothing contradicts a release, but nobody's key was pinned
 ├── MissingExtraError          90   an optional part of FED-MED is not installed
 ├── ServeError                 95   the server cannot start: its port, its keys, or what it is to serve
 │   └── UpstreamError          96   the server behind this one cannot be reached or does not answer as it should
@@ -223,6 +226,24 @@ class SafetyPolicyError(FedMedError):
 
 class HubError(FedMedError):
     exit_code = 80
+
+
+class ReleaseError(FedMedError):
+    """``missing`` holds all that stands between a run and its release, one clause each."""
+
+    exit_code = 85
+
+    def __init__(self, what: str, hint: str = "", *, missing: Sequence[str] = ()) -> None:
+        self.missing = tuple(missing)
+        super().__init__(what, hint)
+
+
+class ReleaseBrokenError(ReleaseError):
+    exit_code = 86
+
+
+class ReleaseUnprovenError(ReleaseError):
+    exit_code = 87
 
 
 class MissingExtraError(FedMedError):

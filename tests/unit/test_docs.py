@@ -60,6 +60,8 @@ def command_of(program: Any, words: list[str]) -> tuple[Any, list[str]]:
     """The command that words name, and the words after it."""
     while words and words[0] in getattr(program, "commands", {}):
         program, words = program.commands[words[0]], words[1:]
+    if words and words[0] != "…" and (default := getattr(program, "default", None)):  # `fedmed release RUN`
+        program = program.commands[default]
     return program, words
 
 

@@ -16,7 +16,7 @@ import typer
 import typer.core
 
 from fedmed import __version__
-from fedmed.errors import ConfigError, DiskFullError, FedMedError
+from fedmed.errors import ConfigError, DiskFullError, FedMedError, ReleaseError
 from fedmed.utils.files import is_disk_full
 from fedmed.utils.logger import setup_logging
 
@@ -37,6 +37,7 @@ def build_app() -> typer.Typer:
         guard,
         plan,
         privacy,
+        release,
         report,
         run,
         serve,
@@ -61,6 +62,7 @@ def build_app() -> typer.Typer:
     app.add_typer(privacy.app, name="privacy")
     app.add_typer(federation.app, name="federation")
     app.add_typer(audit.app, name="audit")
+    app.add_typer(release.app, name="release")
     return app
 
 
@@ -100,6 +102,9 @@ def explain(error: BaseException) -> tuple[list[str], int]:
     if isinstance(error, ConfigError) and len(error.problems) > 1:
         header = f"error: {len(error.problems)} settings cannot be used; {error.hint}"
         return [_one_line(header), *(f"  {_one_line(problem)}" for problem in error.problems)], error.exit_code
+    if isinstance(error, ReleaseError) and error.missing:
+        header = f"error: {error.what}, {len(error.missing)} still missing: {error.hint}"
+        return [_one_line(header), *(f"  {_one_line(one)}" for one in error.missing)], error.exit_code
     if isinstance(error, FedMedError):
         return [_one_line(f"error: {error}")], error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):

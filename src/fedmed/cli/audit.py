@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedmed.cli.public_keys import public_key
 from fedmed.utils.console import out as console
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def verify(
     from fedmed.pipeline.run_audit import verify_run
     from fedmed.utils.runs import find_run
 
-    audit = verify_run(find_run(run), witness or (), [_key(one) for one in key or ()])
+    audit = verify_run(find_run(run), witness or (), [public_key(one) for one in key or ()])
     if as_json:
         typer.echo(json.dumps(audit.as_dict(), indent=1, ensure_ascii=False))
     else:
@@ -58,14 +59,6 @@ def key(as_json: Json = False) -> None:
     assert owner is not None
     shown = {"key": owner.public.hex(), "file": str(key_file())}
     typer.echo(json.dumps(shown) if as_json else shown["key"])
-
-
-def _key(given: str) -> str:
-    path = Path(given)
-    text = (path.read_text(encoding="ascii", errors="replace") if path.is_file() else given).strip().lower()
-    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
-        raise typer.BadParameter("neither 64 hexadecimal digits nor a file of them", param_hint="--key")
-    return text
 
 
 def _print(audit: Audit) -> None:

@@ -270,6 +270,23 @@ class PrivacySection(Section):
         return self.example.on or self.hospital.on
 
 
+Role = Literal["clinician", "data-protection", "engineer"]
+
+
+class ReleaseSection(Section):
+    """What an adapter must show before ``fedmed release`` hands it out; None: no limit."""
+
+    min_gain: float | None = 0.0  # fall of the held-out loss, as a share; the low end of its interval must be above
+    max_hospital_rise: float | None = 0.0  # rise of any one hospital's held-out loss, as a share
+    exams: tuple[Text, ...] = ()  # that 'fedmed evaluate' must have asked
+    max_exam_fall: NonNegativeFloat | None = 0.02  # fall of the exams' mean share of right answers, if any were asked
+    max_epsilon: PositiveFloat | None = None  # of a record, as claimed by the run
+    unscanned: bool = False  # True: also an adapter of records that nobody scanned
+    roles: tuple[Role, ...] = ("clinician", "data-protection", "engineer")  # who must have signed
+    # Role -> public keys that may sign for it; a role that is not named: any key.
+    signers: dict[Role, tuple[Text, ...]] = Field(default_factory=dict)
+
+
 class SafetySection(Section):
     """What a person gets to see."""
 
@@ -281,6 +298,7 @@ class SafetySection(Section):
     )
     policy: Text | None = None  # path of a policy file that replaces the packaged one
     agreement_samples: NonNegative = 0  # answers drawn beside each one, whose agreement is a signal; 0: none
+    release: ReleaseSection = ReleaseSection()  # what an adapter must show before it is handed out
 
     @model_validator(mode="after")
     def _thresholds_are_ordered(self) -> SafetySection:

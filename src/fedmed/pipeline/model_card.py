@@ -27,7 +27,7 @@ tags:
 | held-out loss | {base:.3f} base, {federated:.3f} with this adapter (nats per answer token) |
 | privacy | {privacy} |
 | SHA-256 of the adapter | {digest} |
-
+{released}
 Load it with PEFT, on the base model that FED-MED loads:
 
 ```python
@@ -42,8 +42,13 @@ Not covered by any guarantee: {not_covered}.
 """
 
 
-def model_card(summary: Mapping[str, Any]) -> str:
-    """The card of a finished run, from its ``summary.json``."""
+def model_card(summary: Mapping[str, Any], *, released: Mapping[str, Any] | None = None) -> str:
+    """The card of a finished run.
+
+    Args:
+        summary: its ``summary.json``.
+        released: ``at`` and ``checks`` of a release; None: it is not released.
+    """
     digest = summary["adapter_sha256"]
     return _CARD.format(
         model=summary["model"],
@@ -58,6 +63,7 @@ def model_card(summary: Mapping[str, Any]) -> str:
         seed=summary["seed"],
         base=summary["loss"]["base"],
         federated=summary["loss"]["federated"],
+        released=_release(released) if released else "",
         digest=f"`{digest}`" if digest else "none: every hospital has an adapter of its own",
         not_covered="; ".join(summary["privacy"]["not_covered"]),
     )
@@ -90,3 +96,14 @@ def _privacy(privacy: Mapping[str, Any]) -> str:
         if bought
         else "no differential privacy: an attacker with the adapter may learn about single training records"
     )
+
+
+def _release(released: Mapping[str, Any]) -> str:
+    rows = [f"| {_cell(check['name'])} | {_cell(check['told'])} |" for check in released["checks"]]
+    return "\n".join(
+        [f"\nReleased {released['at']}; `fedmed release verify` checks this folder.\n", "| | |", "|---|---|", *rows, ""]
+    )
+
+
+def _cell(text: str) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")

@@ -22,7 +22,7 @@ from fedmed.evaluation.attacks.canaries import left_out_records
 from fedmed.evaluation.attacks.inversion import inversion_report, recover_tokens
 from fedmed.evaluation.attacks.scoring import audit_adapter
 from fedmed.evaluation.report import write_report
-from fedmed.model.adapter import load_adapter, set_adapter_state
+from fedmed.model.adapter import adapter_sha256, load_adapter, set_adapter_state
 from fedmed.model.load_model import shared_model
 from fedmed.pipeline.run_audit import enter_after_run, evaluation
 from fedmed.pipeline.run_folder import RunFolder, environment
@@ -87,6 +87,7 @@ def audit_run(path: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
         inverted = _inversion(model, tokenizer, adapter, members[0], config, _noise_of(folder, config))
     found = {
         "run": folder.name,
+        "adapter_sha256": adapter_sha256(adapter),
         "attacked": "the run's adapter" if not records.canaries else "the run's adapter, canaries among its records",
         "audit": audit.as_dict(),
         "inversion": inverted,

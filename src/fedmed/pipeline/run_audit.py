@@ -118,8 +118,11 @@ def evaluation(folder: RunFolder, what: str, file: str, numbers: Mapping[str, fl
     return event("evaluation", what=what, file=file, file_sha256=sha256_file(folder.path / file), numbers=dict(numbers))
 
 
-def enter_after_run(folder: RunFolder, *events: Mapping[str, Any]) -> None:
+def enter_after_run(folder: RunFolder, *events: Mapping[str, Any]) -> Head:
     """Add lines to the log of a run that ended, sign it again, and give simulated hospitals the new head.
+
+    Returns:
+        That head.
 
     Raises:
         AuditLogError: no log, no key of its owner on this machine, or damage. OutputNotWritableError, DiskFullError.
@@ -133,6 +136,7 @@ def enter_after_run(folder: RunFolder, *events: Mapping[str, Any]) -> None:
     rounds = max((line["rounds"] for line in log.found if line["kind"] == "end"), default=0)
     for file in _witness_files(folder.path):
         Witness(file, read_witness(file).hospital).receive(head, rounds, end=True)
+    return head
 
 
 def verify_run(path: Path, witnesses: Sequence[Path] = (), keys: Collection[str] = ()) -> Audit:

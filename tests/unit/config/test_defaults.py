@@ -47,7 +47,7 @@ def test_the_default_files_resolve_to_the_defaults_of_the_schema() -> None:
 def test_a_default_file_opens_with_how_to_check_and_run_it_and_comments_every_key(section: str) -> None:
     lines = DEFAULT_FILES[section].read_text().splitlines()
     assert lines[0].startswith(f"# {section}_config.yaml      Check: fedmed config check      Run: fedmed ")
-    parents = {"lora", "generation", "dataset", "evaluation", "wire", "gate", "agent"}
+    parents = {"lora", "generation", "dataset", "evaluation", "wire", "gate", "agent", "release"}
     keys = [line for line in lines[1:] if ":" in line and line.strip().split(":")[0] not in parents]
     assert [line for line in keys if " # " not in line] == []
 
