@@ -157,6 +157,15 @@ def test_what_a_hospital_has_alone_is_the_reference_of_compare(here, capsys, tmp
     assert {name: one["local"]["value"] for name, one in found.items()} == pytest.approx(reference, rel=1e-4)
 
 
+def test_the_hub_is_asked_only_with_its_flag_and_a_silent_one_is_one_line(here, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    capsys.readouterr()
+    assert main(["evaluate", "out", "--tasks", "medqa", "--hub"]) == 80
+    [line] = capsys.readouterr().err.splitlines()
+    assert "cannot be reached for 'GBaker/MedQA-USMLE-4-options-hf'" in line
+    evaluated(capsys, "--tasks", "medqa", "--data", "exams")
+
+
 def test_records_that_changed_since_are_refused(here, capsys):
     text = Path("records.jsonl").read_text()
     try:

@@ -18,6 +18,8 @@ from fedmed.errors import DataFormatError, DataNotFoundError, EmptyDataError
 from fedmed.evaluation.exams.tasks import ExamItem, ExamTask
 from fedmed.utils.random_streams import stream
 
+_IDS = ("id", "pubid")
+
 
 @dataclass(frozen=True)
 class Exam:
@@ -50,7 +52,10 @@ def local_exam(task: ExamTask, place: Path, *, limit: int | None, seed: int) -> 
 
 
 def hub_exam(task: ExamTask, *, limit: int | None, seed: int) -> Exam:
-    """The same from the hub's data sets that lm-evaluation-harness reads. Raises HubError besides."""
+    """The same from the hub: the data sets that lm-evaluation-harness reads, but for PubMedQA. Raises HubError besides.
+
+    The harness names a PubMedQA set that comes with a program, which is never run; this one holds all 1,000 questions.
+    """
     read = [(f"{name} row", name, hub.rows(hub.fetch(name, split))) for name, split in task.hub]
     return _exam(task, read, tuple(name for name, _ in task.hub), limit, seed)
 
@@ -86,7 +91,7 @@ def _exam(
     left_out = 0
     for place, label, records in read:
         for record in records:
-            own = record.values.get("id")
+            own = next((record.values[name] for name in _IDS if name in record.values), None)
             try:
                 item = task.read(record.values, str(own) if _is_id(own) else f"{label}:{record.line}")
             except BadValueError as error:

@@ -46,7 +46,7 @@ class ExamTask:
 
     name: str
     harness: str  # what lm-evaluation-harness calls it
-    hub: tuple[tuple[str, str], ...]  # data set and split that the harness reads
+    hub: tuple[tuple[str, str], ...]  # data sets on the hub, and their split
     read: Callable[[Record, str], ExamItem | None]  # record, id -> item; None where it is no part of this exam
 
 
@@ -150,7 +150,7 @@ def _gold(record: Record, options: Sequence[str], *names: str) -> int:
 TASKS: Mapping[str, ExamTask] = {
     task.name: task
     for task in (
-        ExamTask("pubmedqa", "pubmedqa", (("bigbio/pubmed_qa:pubmed_qa_labeled_fold0_source", "test"),), _pubmedqa),
+        ExamTask("pubmedqa", "pubmedqa", (("qiaojin/PubMedQA:pqa_labeled", "train"),), _pubmedqa),
         ExamTask("medmcqa", "medmcqa", (("openlifescienceai/medmcqa", "validation"),), _medmcqa),
         ExamTask("medqa", "medqa_4options", (("GBaker/MedQA-USMLE-4-options-hf", "test"),), _medqa),
         ExamTask("mmlu", "mmlu_*", tuple((f"cais/mmlu:{subject}", "test") for subject in MEDICAL_SUBJECTS), _mmlu),
