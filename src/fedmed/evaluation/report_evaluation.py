@@ -12,7 +12,7 @@ from fedmed.evaluation import report_parts as part
 
 Json = dict[str, Any]
 
-_VERDICTS = {"helps": "helps", "harms": "harms", "unclear": "no difference shown"}
+_VERDICTS = {"helps": "helps", "harms": "harms", "unclear": "shows no difference"}
 _EXAMS = {"pubmedqa": "PubMedQA", "medmcqa": "MedMCQA", "medqa": "MedQA", "mmlu": "MMLU, medical subjects"}
 _METRICS = (("rouge_l", "ROUGE-L"), ("word_f1", "F1 of words"))
 _DRAWN = (
@@ -58,7 +58,7 @@ def _fairness(found: Json) -> str:
     )
     lines = [
         f"Worst off: <strong>{part.esc(found.get('worst'))}</strong>; best off: {part.esc(found.get('best'))}. "
-        f"The gap between them was {before:.3f} before and is {after:.3f} after training{sure}.",
+        f"The gap from the lowest loss to the highest was {before:.3f} before training and is {after:.3f}{sure}.",
         f"Least gain: {part.esc(found.get('least_gain'))}; most: {part.esc(found.get('most_gain'))}.",
         f"Harmed, its loss having risen beyond what chance explains: <strong>{_names(found, 'harmed')}</strong>. "
         f"Neither gain nor harm shown: {_names(found, 'unclear')}.",
@@ -97,9 +97,9 @@ def joining(evaluation: Json) -> str:
         less = [_cell(part.look(one, f"{key}_less_local"), 3, sign=True) for key in ("shared", "personalised")]
         rows.append([part.esc(name), cells[0], cells[1], less[0], cells[2], less[1]])
         shared, own = (
-            _VERDICTS.get(str(part.look(one, "verdict", key)), "not measured") for key in ("shared", "personalised")
+            _VERDICTS.get(str(part.look(one, "verdict", key)), "was not measured") for key in ("shared", "personalised")
         )
-        said.append(f"<li>{part.esc(name)}: sharing {shared}; sharing and then training on {own}.</li>")
+        said.append(f"<li>{part.esc(name)}: the shared model {shared}; the personalised one {own}.</li>")
     note = (
         "Each hospital's own held-out loss: with what it gets alone (its records, the run's method, as many rounds and "
         "steps), with the shared model, and with the shared model trained for one more round on its own records. "
@@ -117,20 +117,21 @@ def exams(evaluation: Json) -> str:
         return _not_measured("fedmed evaluate RUN --tasks pubmedqa,medmcqa,medqa,mmlu --data DIR")
     rows = [
         [
-            f"{part.esc(_EXAMS.get(name, name))}<small>{_guessing(one)}</small>",
+            part.esc(_EXAMS.get(name, name)),
             part.count(part.number(one, "items")),
+            _guessing(one),
             *_measures(part.table_of(one, "acc"), None),
         ]
         for name, one in tasks.items()
     ]
     if len(rows) > 1:
-        rows.append(["Mean", "", *_measures(part.table_of(evaluation, "exams", "mean", "acc"), None)])
-    head = ["Exam", "Questions", "Base", "Federated", "Difference"]
+        rows.append(["Mean", "", "", *_measures(part.table_of(evaluation, "exams", "mean", "acc"), None)])
+    head = ["Exam", "Questions", "By chance", "Base", "Federated", "Difference"]
     body = (
         '<p class="note">Share of questions whose right answer the model finds likeliest; nothing is written. Prompts '
         "are lm-evaluation-harness's, without examples. An exam shows knowledge in one form, not that answers are "
         "safe; a base model may have seen the questions before.</p>"
-    ) + part.table("Accuracy in exams", head, rows, optional=(1,), total=len(tasks) > 1)
+    ) + part.table("Accuracy in exams", head, rows, optional=(1, 2), total=len(tasks) > 1)
     subjects = [
         [f"{part.esc(subject)}<small>{part.esc(_EXAMS.get(name, name))}</small>", part.count(part.number(own, "items")),
          *_measures(part.table_of(own, "acc"), None)]
@@ -138,14 +139,14 @@ def exams(evaluation: Json) -> str:
         for subject, own in part.table_of(one, "subjects").items()
     ]  # fmt: skip
     if subjects:
-        table = part.table("Accuracy by subject", ["Subject", *head[1:]], subjects, optional=(1,))
+        table = part.table("Accuracy by subject", ["Subject", "Questions", *head[3:]], subjects, optional=(1,))
         body += f"<details><summary>By subject</summary>{table}</details>"
     return body
 
 
 def _guessing(one: Any) -> str:
     chance, frequent = (part.share(part.number(one, key)) for key in ("chance", "most_frequent"))
-    return f"{chance} by chance, {frequent} by its most frequent answer"
+    return f"{chance}<small>{frequent} always one answer</small>"
 
 
 def _measures(measure: Json, digits: int | None) -> Sequence[str]:

@@ -73,13 +73,13 @@ def test_each_part_stands_on_the_page_with_its_intervals(tmp_path: Path) -> None
     text = words(page_of(tmp_path, EVALUATION))
     assert "north 64 3.000 2.900 to 3.100 2.000 1.900 to 2.100 −1.000 −1.100 to −0.900" in text
     assert "Worst off: south" in text
-    assert "was 0.000 before and is 1.200 after training (95 % interval of the change +1.000 to +1.400)" in text
+    assert "was 0.000 before training and is 1.200 (95 % interval of the change +1.000 to +1.400)" in text
     assert "Harmed, its loss having risen beyond what chance explains: south" in text
     assert "heart 64" in text
     assert "north ROUGE-L 4 0.200" in text
-    assert "north: sharing helps; sharing and then training on no difference shown." in text
+    assert "north: the shared model helps; the personalised one shows no difference." in text
     assert "−0.600 −0.800 to −0.400" in text
-    assert "MedQA 25.0 % by chance, 27.1 % by its most frequent answer 640 25.0 % 22.0 to 28.0" in text
+    assert "MedQA 640 25.0 % 27.1 % always one answer 25.0 % 22.0 to 28.0" in text
     assert "+3.0 +0.0 to +6.0" in text
     assert "Mean 32.5 %" in text
     assert "virology MedQA 97" in text
