@@ -497,8 +497,8 @@ def test_a_model_that_cannot_be_loaded_leaves_the_last_split_as_it_was(place, ca
 @pytest.mark.parametrize(
     ("what", "blocks", "argv"),
     [
-        ("data/gate/lineage", 3, data("big.jsonl")),
-        ("data/processed", 3, run("training.dataset.name=hpo", "training.dataset.max_samples=400")),
+        ("data/gate/lineage", 8, data("big.jsonl")),
+        ("data/processed", 8, run("training.dataset.name=hpo", "training.dataset.max_samples=400")),
         ("cache", 64, model("builtin:gemma-3-270m")),
     ],
     ids=["the lineage", "the split", "the model cache"],
