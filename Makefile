@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help setup demo test test-all check rails-fit rails-check bench-demo bench-speed bench-scale bench-algorithms bench-robust bench-wire bench-privacy \
-  bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve bench-audit bench-harness \
+  bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve bench-agent bench-audit bench-harness \
   chaos plots picture docs format clean browser
 help:
 	@echo "make setup     build $(VENV) with every extra that installs here"
@@ -28,6 +28,7 @@ help:
 	@echo "make bench-secure  what the secure sum costs a hospital and the server, against the plain sum"
 	@echo "make bench-deid  what de-identification catches, misses and costs"
 	@echo "make bench-serve  answers a second by 1, 8 and 32 clients, and what the server costs over the bare model"
+	@echo "make bench-agent  the coordinator agent against FedAvg and every robust rule, with three hospitals that give trouble"
 	@echo "make bench-audit  ten thousand edits of a run's audit log, by anyone and by its owner"
 	@echo "make bench-harness  our exams against lm-evaluation-harness on the same 200 questions"
 	@echo "make bench-network  what a real federation costs beside its trainings"
@@ -91,7 +92,7 @@ bench-harness: $(STAMP) $(HARNESS)/.done
 	$(BIN)/python benchmarks/harness.py --python $(HARNESS)/bin/python
 
 # Each finished run is kept under output-models/bench-cache, so a bench that was cut off goes on.
-bench-algorithms bench-robust bench-wire bench-privacy bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve bench-audit: bench-%: $(STAMP)
+bench-algorithms bench-robust bench-wire bench-privacy bench-secure bench-hotspots bench-deid bench-safety bench-confidence bench-network bench-serve bench-audit bench-agent: bench-%: $(STAMP)
 	$(BIN)/python benchmarks/$*.py
 
 # From the cases in tests/cases/safety, but for the unread half, to src/fedmed/safety/rules/learned.safetensors.

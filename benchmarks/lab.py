@@ -23,6 +23,7 @@ from typing import Any
 
 from kept import CACHE, SITTING, Kept
 
+from fedmed.agent.coordinator import Coordinator
 from fedmed.config.load import load_config
 from fedmed.config.schema import FedMedConfig
 from fedmed.data.encode import EncodedRow
@@ -155,6 +156,7 @@ def train(
     around: Callable[[LocalTrainer], LocalTrainer] = lambda trainer: trainer,
     rows: Rows | None = None,
     on_round: OnRound = lambda state, report: None,
+    agent: Coordinator | None = None,
 ) -> FederationState:
     """One federated run, as ``pipeline.federation`` carries it out.
 
@@ -164,6 +166,7 @@ def train(
         around: put around what trains.
         rows: training rows in place of the ground's.
         on_round: called after every applied round, also of a run that stops later.
+        agent: plans and oversees; None: all hospitals take part, by their records.
 
     Raises:
         FedMedError: what stops the run.
@@ -173,7 +176,7 @@ def train(
         raise ValueError("the lab carries out neither masks nor hospitals' noise")
     rows = rows or ground(config).rows
     with trainer_of(config, rows) as trainer:
-        return _rounds(config, around(trainer), rows, wrap, on_round)
+        return _rounds(config, around(trainer), rows, wrap, on_round, agent)
 
 
 @contextlib.contextmanager
@@ -190,9 +193,10 @@ def _rounds(
     rows: Rows,
     wrap: Callable[[Transport], Transport],
     on_round: OnRound,
+    agent: Coordinator | None,
 ) -> FederationState:
     federated = config.federated
-    policy = AllOrSampled(
+    policy = agent or AllOrSampled(
         run_id="bench", hospitals=tuple(rows), rounds=federated.rounds, seed=federated.seed,
         hospitals_per_round=federated.hospitals_per_round, min_replies=federated.min_replies,
         ranks=dict(zip(rows, federated.ranks or (), strict=False)),
@@ -202,7 +206,7 @@ def _rounds(
         fresh_state(config), algorithm=get_algorithm(federated),
         transport=wrap(SimulationTransport(trainer, {}, config.privacy, federated.wire)),
         policy=policy, rounds=federated.rounds, on_round=on_round,
-        downlink=Downlink(federated.wire), max_norm=federated.max_reply_norm,
+        downlink=Downlink(federated.wire), max_norm=federated.max_reply_norm, overseer=agent,
     )  # fmt: skip
 
 

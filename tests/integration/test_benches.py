@@ -241,3 +241,21 @@ def test_central_in_many_steps_sees_the_rows_of_the_federation_in_its_order(benc
     lab.central_many_steps(config)
     assert seen == federated
     assert sum(map(len, seen.values())) == 4 * 2 * 2
+
+
+def test_the_bench_of_the_agent_tells_what_it_decided_and_measures_once(bench, nothing_is_trained):
+    result = bench("agent")
+    rows = {(row["kind"], row["method"]): row["loss"] for row in result["rows"]}
+    assert {("troubled", "agent"), ("troubled", "fedavg"), ("clean", "agent"), ("clean", "fedavg")} <= rows.keys()
+    assert set(result["agent_against"]) == {"fedavg", "best_rule", "fedavg_in_clean_runs"}
+    against = result["agent_against"]["fedavg"]
+    assert against["lower_by"] == pytest.approx(rows["troubled", "fedavg"] - rows["troubled", "agent"])
+    assert against["low"] <= against["lower_by"] <= against["high"]
+    (watched,) = (run for run in result["runs"] if (run["kind"], run["method"]) == ("troubled", "agent"))
+    assert watched["agent"]["replay_gives_the_same"]
+    assert watched["agent"]["counts"]["ask"] == 3
+    assert "nll" not in watched
+    (plain,) = (run for run in result["runs"] if (run["kind"], run["method"]) == ("troubled", "fedavg"))
+    assert not any(plain["roles"]["straggles"] in admitted for admitted in plain["admitted"])
+    nothing_is_trained()
+    assert bench("agent")["rows"] == result["rows"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedmed.agent.decision_log import read_decisions, replay
+from fedmed.cli.app import main
 from fedmed.config.load import load_config
 from fedmed.errors import DecisionLogError
 from fedmed.pipeline import federation
@@ -37,7 +38,7 @@ def run(name, *more):
     return run_federation(load_config(None, (), [*TINY, *more]), out=Path(name)).summary
 
 
-def test_decisions_are_in_the_folder_and_the_audit_log_and_come_out_again_from_the_evidence():
+def test_decisions_are_in_the_folder_and_the_audit_log_and_come_out_again_from_the_evidence(capsys):
     run("out", AGENT)
     decisions = read_decisions(Path("out"))
     assert [line["decision"] for line in decisions if line["decision"] in ("ask", "keep")] == ["ask", "keep"] * 3
@@ -51,9 +52,13 @@ def test_decisions_are_in_the_folder_and_the_audit_log_and_come_out_again_from_t
     assert verify_run(Path("out")).findings == ()
     assert replay(Path("out")).differing == ()
     assert replay(Path("out")).decisions == len(decisions)
+    assert main(["decisions", "out", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["replay"] == {"decisions": len(decisions), "differing": []}
+    assert "What the coordinator agent decided" in Path("out/report.html").read_text()
     forged = [line | {"reason": "because"} if line["decision"] == "keep" else line for line in decisions]
     Path("out/decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in forged))
     assert len(replay(Path("out")).differing) == 3
+    assert main(["decisions", "out"]) == DecisionLogError.exit_code
 
 
 def test_a_run_that_stopped_goes_on_to_the_same_decisions_and_adapter(monkeypatch):

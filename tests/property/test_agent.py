@@ -104,6 +104,18 @@ def test_weights_are_whole_and_positive_and_the_log_gives_the_same_decisions(toy
 
 
 def test_a_judge_that_tells_nothing_apart_gives_fedavg_bit_for_bit(toy, tmp_path):
+    class Together(type(toy)):
+        """Hospitals that want nearly the same."""
+
+        def trainer(self):
+            first, *_ = super().trainer().targets.values()
+            noise = {name: stream(1, name).normal(0.0, 0.02) for name in self.hospitals}
+            moved = {
+                name: {key: (one + by).astype(np.float32) for key, one in first.items()} for name, by in noise.items()
+            }
+            return replace(super().trainer(), targets=moved)
+
+    toy = Together()
     plain = rounds(toy, AllOrSampled(toy.hospitals, ROUNDS, 17))
     agent = agent_of(toy, tmp_path, Distance(toy, blind=True))
     watched = rounds(toy, agent, agent)

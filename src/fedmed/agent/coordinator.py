@@ -101,7 +101,7 @@ class Coordinator:
             state = before if trial.name == "before" else outcome(trial.weights, trial.silenced)
             return self._ask(trial.name, state, judged)
 
-        facts = Weighing(plan.round, outcome.records, plan.min_replies)
+        facts = Weighing(plan.round, outcome.records, plan.min_replies, outcome.agreement)
         weighed, decisions = self.reasoning.weighs(facts, judge)
         self._enter("weigh", facts, judged, decisions)
         return weighed

@@ -81,6 +81,7 @@ class Weighing:
     round: int
     records: Mapping[str, int]  # hospital -> as it states them; admitted hospitals
     fewest: int  # replies that the round needs
+    agreement: Mapping[str, float] = field(default_factory=dict)  # hospital -> cosine to the sum of the others' updates
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,27 @@
-"""When all replies are in: what each update did to the public loss, and what it counts for. reasoning -> HERE.
+"""When all replies are in: what each update did, what it counts for, and who is left out. reasoning -> HERE.
 
-What an update is worth: the public loss with the update put to zero, minus the public loss with it; the other updates
-and all weights stay. First-order, these differences add up to what the round gains. *Left out* is an update that makes
-the loss worse, and is worse than the others, both beyond noise: a step too long for everybody is nobody's fault.
-*Weights* go from records towards what updates were worth a record and step, and only where the judge finds the result
-better than that of the records' weights, beyond noise.
+Two things are looked at. *Worth*: the public loss with the update put to zero, minus the public loss with it; the other
+updates and all weights stay, so these differences add up, first-order, to what the round gains. *Agreement*: the cosine
+between the update and the sum of the others', against the median hospital's. Worth is what counts, and noisy on few
+records; agreement is sharp, and says nothing of who is right. So:
 
-Not covered: harm that does not show on the public records; hospitals that are useful in turn, one harming what another
-gained; two liars whose harm shows only together.
+- an update that points against the others is left out, unless its worth beyond noise speaks for it;
+- one that harms the public loss beyond noise, and is worse than the others, is left out where it does not agree either,
+  or where it harms a second time in a row; else its hospital is warned;
+- a hospital that agrees far less than it used to drifts: it counts a quarter, until it agrees or is useful again.
+
+Nobody is blamed where all harm, as the step is too long then, nor for agreement where there is no common direction, as
+where training settles. *Weights* go from records towards what updates were worth a record and step, and only where
+the judge finds the result better than that of the records' weights, beyond noise.
+
+Not covered: harm that does not show on the public records and goes with the others' direction; a majority of liars who
+agree, but for what worth says; two liars whose harm shows only together.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,59 +31,94 @@ from fedmed.agent.noise import Losses, Measured, mean
 from fedmed.federated.fixed_point import LARGEST_TOTAL_WEIGHT
 from fedmed.federated.weighing import Weighed
 
-DRIFTED = 0.5  # of what a hospital was worth before
+COMMON = 0.02  # median agreement of the others from which on hospitals have a common direction
+CLEAR = 0.05  # and from which on one round's agreement tells one hospital from the next
+AGAINST = -0.5  # of the others' median
+LITTLE = 1 / 3  # of the others' median, or of what a hospital's own agreement was
 
 
 @dataclass(frozen=True, slots=True)
-class _Worth:
+class _Seen:
     """What one update did in a round."""
 
-    total: Measured  # nats per answer token that its update took from the public loss
+    worth: Measured  # nats per answer token that it took from the public loss
     each: Measured  # the same for its share of records and steps
     others: Measured  # mean of ``each`` over the others
+    agreement: float
+    common: float  # median agreement of the others
+
+    @property
+    def harms(self) -> bool:
+        """By itself and against the others; where they harm too, the step is too long, and only twice as bad counts."""
+        others = self.others if self.others.value > 0 else self.others.over(0.5)
+        return self.worth.high(SURE) < 0 and (self.each - others).high(SURE) < 0
+
+    @property
+    def helps(self) -> bool:
+        return self.worth.low(LIKELY) > 0
+
+    @property
+    def against(self) -> bool:
+        return self.common >= COMMON and self.agreement <= AGAINST * self.common
+
+    @property
+    def apart(self) -> bool:
+        return self.common >= COMMON and self.agreement < LITTLE * self.common
+
+    @property
+    def relative(self) -> float | None:
+        """Agreement against the others' median; None: it would not tell one hospital from the next."""
+        return self.agreement / self.common if self.common >= CLEAR else None
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return {
+            "gain": self.worth.value, "gain_low": self.worth.low(SURE), "gain_high": self.worth.high(SURE),
+            "agreement": self.agreement, "median_agreement": self.common,
+        }  # fmt: skip
 
 
 def weighs(memory: Memory, facts: Weighing, judge: Judge) -> tuple[Weighed, list[Decision]]:
     """What each update counts for."""
     memory.begin(judge)
-    records = facts.records
-    prior = whole_weights({name: count * memory.standing[name].weight for name, count in records.items()})
+    records, standing = facts.records, memory.standing
+    prior = whole_weights({name: count * standing[name].weight for name, count in records.items()})
     together = judge(Trial("all", prior))
-    worth = _worth(memory, prior, together, judge)
+    seen = _look(memory, facts, prior, together, judge)
+    blamed = {name: why for name, own in seen.items() if (why := _blame(memory, name, own))}
     decisions: list[Decision] = []
-    harmful = bad = [name for name, own in worth.items() if _harms(memory, name, own)]
-    if harmful and len(records) - len(harmful) < facts.fewest:
-        why = f"{listed(harmful)} would be left out, but then fewer than {facts.fewest} updates would be left"
-        decisions.append(Decision(facts.round, "take all", why, tuple(harmful), {"fewest": facts.fewest}))
-        for name in harmful:
-            memory.standing[name].did_harm()
-        bad = []
-    reasons = {}
-    for name in bad:
-        told = _leave_out(memory, facts.round, name, worth[name])
-        reasons[name] = told[0].reason
-        decisions += told
-    kept = [name for name in records if name not in bad]
-    good = [(name, worth[name]) for name in kept if name in worth and name not in harmful]
-    decisions += _look_back(memory, facts.round, good)
-    weights, memory.expected, decision = _weights(memory, facts, kept, prior, None if bad else together, judge)
-    return Weighed(weights, reasons), [*decisions, decision]
+    left_out = dict(blamed)
+    if blamed and len(records) - len(blamed) < facts.fewest:
+        why = f"{listed(list(blamed))} would be left out, but then fewer than {facts.fewest} updates would be left"
+        decisions.append(Decision(facts.round, "take all", why, tuple(blamed), {"fewest": facts.fewest}))
+        left_out = {}
+    for name, why in blamed.items():
+        decisions += _hold_against(memory, facts.round, name, why, seen[name], out=name in left_out)
+    kept = [name for name in records if name not in left_out]
+    decisions += _look_back(memory, facts.round, {name: own for name, own in seen.items() if name not in blamed})
+    weights, memory.expected, decision = _weights(memory, facts, kept, prior, together, judge)
+    return Weighed(weights, left_out), [*decisions, decision]
 
 
-def _worth(memory: Memory, prior: Mapping[str, int], together: Losses, judge: Judge) -> dict[str, _Worth]:
-    """Of every update; of none where there is nothing to compare with."""
+def _look(
+    memory: Memory, facts: Weighing, prior: Mapping[str, int], together: Losses, judge: Judge
+) -> dict[str, _Seen]:
+    """At every update; at none where there is nothing to compare with."""
     if len(prior) < 2:
         return {}
     total = sum(prior.values())
-    gains, each = {}, {}
+    worth, each = {}, {}
     for name, weight in prior.items():
         without = judge(Trial(f"without {name}", prior, frozenset([name])))
-        gains[name] = memory.noise.less(without, together)
-        each[name] = gains[name].over(weight / total * _step_share(memory, name))
-    return {
-        name: _Worth(gains[name], own, mean([other for key, other in each.items() if key != name]))
-        for name, own in each.items()
-    }
+        worth[name] = memory.noise.less(without, together)
+        each[name] = worth[name].over(weight / total * _step_share(memory, name))
+    found = {}
+    for name, own in each.items():
+        others = [other for other in each if other != name]
+        common = statistics.median(facts.agreement.get(other, 0.0) for other in others)
+        theirs = mean([each[other] for other in others])
+        found[name] = _Seen(worth[name], own, theirs, facts.agreement.get(name, 0.0), common)
+    return found
 
 
 def _step_share(memory: Memory, name: str) -> float:
@@ -82,70 +126,80 @@ def _step_share(memory: Memory, name: str) -> float:
     return 1.0 if steps is None else steps / memory.setting.full_steps[name]
 
 
-def _harms(memory: Memory, name: str, worth: _Worth) -> bool:
-    if memory.standing[name].probation:
-        return worth.total.low(LIKELY) <= 0
-    # Where the others harm too, the step is too long: then only who is twice as bad stands out.
-    others = worth.others if worth.others.value > 0 else worth.others.over(0.5)
-    return worth.total.high(SURE) < 0 and (worth.each - others).high(SURE) < 0
-
-
-def _leave_out(memory: Memory, round: int, name: str, worth: _Worth) -> list[Decision]:
+def _blame(memory: Memory, name: str, seen: _Seen) -> str | None:
+    """Why an update is not to be taken; None: it is."""
     own = memory.standing[name]
-    numbers = {"gain": worth.total.value, "gain_high": worth.total.high(SURE), "trust": own.trust}
-    if own.probation:
-        own.did_harm()
-        why = f"{name} was on probation, and its update does not make the public loss better beyond noise"
-        again = memory.quarantine(round, name, "its update on probation did not help", numbers)
-        return [Decision(round, "leave out", why, (name,), numbers), *again]
-    why = f"{name} is left out: its update makes the public loss {-worth.total.value:.4f} worse, beyond noise"
-    if own.relative is not None and own.relative > 0:
-        why += "; it was useful in earlier rounds, so its data may have changed"
-        numbers["worth_before"] = own.relative
+    agreement = f"agreement with the others {seen.agreement:+.3f}, the median hospital's {seen.common:+.3f}"
+    if own.probation and not seen.helps:
+        return f"{name} was on probation, and its update does not make the public loss better beyond noise"
+    if seen.against and not seen.helps:
+        return f"{name} is left out: its update points against the others, and public records do not speak for it ({agreement})"  # noqa: E501
+    if seen.harms and (seen.apart or own.harmed):
+        again = "" if seen.apart else ", as it did in the round before"
+        return f"{name} is left out: its update makes the public loss {-seen.worth.value:.4f} worse, beyond noise{again} ({agreement})"  # noqa: E501
+    return None
+
+
+def _hold_against(memory: Memory, round: int, name: str, why: str, seen: _Seen, *, out: bool) -> list[Decision]:
+    """Trust lost, and perhaps a quarantine."""
+    own = memory.standing[name]
+    was_on_probation = own.probation
     own.did_harm()
-    decisions = [Decision(round, "leave out", why, (name,), numbers)]
-    if own.harmed >= memory.setting.agent.quarantine_after:
-        why = f"its update made the public loss worse in {own.harmed} rounds in a row"
-        decisions += memory.quarantine(round, name, why, {"rounds_in_a_row": own.harmed})
+    decisions = [Decision(round, "leave out", why, (name,), seen.numbers | {"trust": own.trust})] if out else []
+    if was_on_probation or own.harmed >= memory.setting.agent.quarantine_after:
+        reason = "its update on probation did not help" if was_on_probation else (
+            f"its update was held against it in {own.harmed} rounds in a row"
+        )  # fmt: skip
+        decisions += memory.quarantine(round, name, reason, {"rounds_in_a_row": own.harmed})
     return decisions
 
 
-def _look_back(memory: Memory, round: int, kept: Sequence[tuple[str, _Worth]]) -> list[Decision]:
-    """Trust in those whose updates are taken; what they were worth, where the round's gain is beyond noise."""
+def _look_back(memory: Memory, round: int, seen: Mapping[str, _Seen]) -> list[Decision]:
+    """Warnings, drift and regained trust of those whose updates are taken; and what they were worth."""
     decisions = []
-    common = mean([worth.each for _, worth in kept]) if len(kept) > 2 else None
-    if common is not None and common.low(LIKELY) <= 0:
-        common = None
-    for name, worth in kept:
-        own, before = memory.standing[name], memory.standing[name].relative
-        if own.probation:
-            numbers = {"gain": worth.total.value, "gain_low": worth.total.low(LIKELY), "trust": own.trust}
-            why = f"{name} is taken back: its update makes the public loss {worth.total.value:.4f} better, beyond noise"
-            decisions.append(Decision(round, "readmit", why, (name,), numbers))
-        own.did_well()
-        if common is None:
+    common = mean([own.each for own in seen.values()]) if len(seen) > 2 else None
+    for name, sight in seen.items():
+        own, numbers = memory.standing[name], sight.numbers
+        if sight.harms:
+            own.did_harm()
+            why = f"{name} is warned: its update makes the public loss {-sight.worth.value:.4f} worse, beyond noise"
+            decisions.append(Decision(round, "warn", why, (name,), numbers | {"trust": own.trust}))
             continue
-        relative = worth.each.over(common)
-        if before is not None and before > 0 and relative.high(SURE) < DRIFTED * before:
-            own.lose_trust()
-            why = f"{name} is worth {relative.value:.2f} of the others and was worth {before:.2f}: its data may drift"
-            told = {"worth": relative.value, "worth_before": before, "trust": own.trust}
-            decisions.append(Decision(round, "drift", why, (name,), told))
-        own.was_worth(relative.value, relative.error)
+        if own.probation:
+            why = f"{name} is taken back: its update makes the public loss {sight.worth.value:.4f} better, beyond noise"
+            decisions.append(Decision(round, "readmit", why, (name,), numbers))
+        decisions += _drift(memory, round, name, sight)
+        own.did_well()
+        if common is not None and common.low(LIKELY) > 0:
+            relative = sight.each.over(common)
+            own.was_worth(relative.value, relative.error)
     return decisions
+
+
+def _drift(memory: Memory, round: int, name: str, seen: _Seen) -> list[Decision]:
+    """Whether a hospital's updates have left the direction that they shared."""
+    own, now = memory.standing[name], seen.relative
+    if seen.helps:
+        own.drifting = False
+    if now is None:
+        return []
+    before = own.agreed
+    if before is not None and now < LITTLE * before and not seen.helps:
+        own.drifts()
+        why = f"{name} counts {own.trust:.2g}: it agrees {now:.2f} as much as the median hospital, and agreed {before:.2f} before: its data may drift"  # noqa: E501
+        told = seen.numbers | {"agrees": now, "agreed_before": before, "trust": own.trust}
+        return [Decision(round, "drift", why, (name,), told)]
+    own.drifting = False
+    own.agrees(now)
+    return []
 
 
 def _weights(
-    memory: Memory,
-    facts: Weighing,
-    kept: Sequence[str],
-    prior: Mapping[str, int],
-    together: Losses | None,
-    judge: Judge,
+    memory: Memory, facts: Weighing, kept: Sequence[str], prior: Mapping[str, int], together: Losses, judge: Judge
 ) -> tuple[dict[str, int], Losses, Decision]:
     standing, records = memory.standing, facts.records
     plain = whole_weights({name: records[name] * standing[name].weight for name in kept})
-    expected = together if together is not None and plain == prior else judge(Trial("by records", plain))
+    expected = together if plain == prior else judge(Trial("by records", plain))
     proposed = whole_weights({name: records[name] * standing[name].useful_weight for name in kept})
     chosen, losses = plain, expected
     if proposed == plain:
@@ -157,7 +211,7 @@ def _weights(
             chosen, losses = proposed, found
             why = f"updates count by what they were worth: {better.value:.4f} better than by records, beyond noise"
         else:
-            why = f"updates count by records: weights by worth would be {better.value:+.4f} better, which is noise"
+            why = f"updates count by records and trust: by worth would be {better.value:+.4f} better, which is noise"
     total = sum(chosen.values())
     numbers = {f"share {name}": weight / total for name, weight in chosen.items()}
     numbers["loss"] = memory.noise.loss(losses)

@@ -11,6 +11,7 @@ from fedmed.agent.standing import LONGEST_SILENCE
 from fedmed.types import RoundPlan
 
 SPARE_TIME = 0.9  # of a deadline is planned for
+LITTLE = 0.005  # of the public loss: a smaller gain is none
 
 Reason = tuple[str, dict[str, float]]
 
@@ -61,10 +62,11 @@ def _no_gain(memory: Memory) -> Reason | None:
     if over is None or len(memory.losses) <= over:
         return None
     gain = memory.noise.less(memory.losses[-1 - over], memory.losses[-1])
-    if gain.low(LIKELY) > 0:
+    small = LITTLE * memory.noise.loss(memory.losses[-1])
+    if gain.high(LIKELY) >= small:  # a gain may hide in the noise: that nothing is seen is no reason to stop
         return None
-    why = f"the last {over} rounds took {gain.value:.4f} from the public loss, which is within noise"
-    return why, {"gain": gain.value, "gain_low": gain.low(LIKELY), "rounds": over}
+    why = f"the last {over} rounds took {gain.value:.4f} from the public loss, surely less than {small:.4f}"
+    return why, {"gain": gain.value, "gain_high": gain.high(LIKELY), "little": small, "rounds": over}
 
 
 def _over_budget(memory: Memory, facts: Opening) -> Reason | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 TRUST_STEPS = 16
 """Trust and usefulness count in sixteenths: so small a difference of weights would only be noise."""
 LONGEST_SILENCE = 4  # rounds in a row without a reply; each time half the steps were asked for
+MORE_AFTER = 6
+"""Replies in a row after which twice the steps are asked for: it can win half a reply a round and cost a whole one."""
 LEAST, MOST = 0.5, 2.0  # of a hospital's weight by its records, before trust
 
 
@@ -14,9 +16,10 @@ LEAST, MOST = 0.5, 2.0  # of a hospital's weight by its records, before trust
 class Standing:
     """One hospital."""
 
-    trust: float = 1.0  # of its weight; halved by harm and drift, halfway back to 1 with each good round
+    trust: float = 1.0  # of its weight; halved by harm, quartered by drift; halfway back with each good round
     usefulness: float = 1.0  # of its weight; measured against the others', shrunk towards 1, averaged over rounds
-    relative: float | None = None  # what it was worth a record and step, against the others, on average so far
+    agreed: float | None = None  # how far it agreed with the others, against the median hospital, on average so far
+    drifting: bool = False  # until it agrees again, or is useful on its own
     harmed: int = 0  # rounds in a row
     silent: int = 0  # rounds in a row
     replies: int = 0  # rounds in a row
@@ -37,17 +40,19 @@ class Standing:
         """The same with what was measured."""
         return max(1, round(TRUST_STEPS * self.trust * self.usefulness))
 
-    def lose_trust(self) -> None:
-        self.trust = max(1 / TRUST_STEPS, self.trust / 2)
-
     def did_harm(self) -> None:
         self.harmed += 1
-        self.lose_trust()
+        self.trust = max(1 / TRUST_STEPS, self.trust / 2)
 
     def did_well(self) -> None:
         self.harmed = 0
-        self.trust = 1.0 if self.trust > 0.9 else (1.0 + self.trust) / 2
         self.probation = False
+        if not self.drifting:
+            self.trust = 1.0 if self.trust > 0.9 else (1.0 + self.trust) / 2
+
+    def drifts(self) -> None:
+        self.drifting = True
+        self.trust = max(1 / TRUST_STEPS, self.trust / 4)
 
     def was_worth(self, relative: float, error: float) -> None:
         """Take in what it was worth this round against the others (1: the same), with the standard error of that.
@@ -59,7 +64,10 @@ class Standing:
         shrink = max(0.0, 1.0 - (error / off) ** 2) if off else 0.0
         target = min(MOST, max(LEAST, 1.0 + shrink * off))
         self.usefulness = (self.usefulness + target) / 2
-        self.relative = relative if self.relative is None else (self.relative + relative) / 2
+
+    def agrees(self, relative: float) -> None:
+        """Take in how far it agreed with the others this round, against the median hospital (1: as much)."""
+        self.agreed = relative if self.agreed is None else (self.agreed + relative) / 2
 
     def replied(self, step_seconds: float | None) -> None:
         """A bound on steps that was set by silence is loosened after replies, later each time it proved right."""
@@ -68,7 +76,7 @@ class Standing:
         if step_seconds is not None:
             known = self.step_seconds
             self.step_seconds = step_seconds if known is None else (known + step_seconds) / 2
-        if self.share < 1.0 and self.replies >= 3 * 2 ** (self.silences - 1):
+        if self.share < 1.0 and self.replies >= MORE_AFTER * 2 ** (self.silences - 1):
             self.share, self.replies = min(1.0, 2 * self.share), 0
 
     def was_silent(self) -> None:

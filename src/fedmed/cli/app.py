@@ -32,6 +32,7 @@ def build_app() -> typer.Typer:
         audit,
         config,
         data,
+        decisions,
         evaluate,
         federation,
         guard,
@@ -55,7 +56,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_global_options)
-    for command in (run, ask, serve, guard, train, plan, evaluate, report):
+    for command in (run, ask, serve, guard, train, plan, evaluate, decisions, report):
         command.register(app)
     app.add_typer(data.app, name="data", epilog="Example: fedmed data prepare --recipe quick")
     app.add_typer(config.app, name="config")

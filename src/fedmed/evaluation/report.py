@@ -1,13 +1,14 @@
 """One page about one run: ``report.html``, a single file that opens offline and holds no script. pipeline -> HERE.
 
-Reads only the run folder: ``summary.json``, ``rounds.jsonl`` (one line a round and hospital), ``config.yaml``; after an
-evaluation ``evaluation.json``, after an audit ``privacy_audit.json`` too.
+Reads only the run folder: ``summary.json``, ``rounds.jsonl`` (one line a round and hospital), ``config.yaml``; with the
+coordinator agent ``decisions.jsonl``, after an evaluation ``evaluation.json``, after an audit ``privacy_audit.json`` too.
 Not covered: runs side by side; a page describes one.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fedmed.evaluation import report_evaluation as evaluated
 from fedmed.evaluation import report_parts as part
 from fedmed.evaluation import report_sections as sections
 from fedmed.evaluation.report_confidence import confidence
+from fedmed.evaluation.report_decisions import decisions
 from fedmed.utils.files import write_atomic
 
 REPORT = "report.html"
@@ -43,11 +45,12 @@ def write_report(run_folder: Path) -> Path:
     config = run_folder / "config.yaml"
     page = render(
         summary,
-        _read_rounds(run_folder / "rounds.jsonl"),
+        _read_lines(run_folder / "rounds.jsonl"),
         config.read_text(encoding="utf-8") if config.is_file() else None,
         run_folder.resolve().name,
         _optional(run_folder / "privacy_audit.json"),
         _optional(run_folder / "evaluation.json"),
+        _read_lines(run_folder / "decisions.jsonl"),
     )
     target = run_folder / REPORT
     write_atomic(target, page)
@@ -61,6 +64,7 @@ def render(
     folder_name: str,
     audit: dict[str, Any] | None = None,
     evaluation: dict[str, Any] | None = None,
+    decided: Sequence[dict[str, Any]] = (),
 ) -> str:
     """The page as text; the same input gives the same bytes."""
     style = resources.files("fedmed.evaluation").joinpath("report.css").read_text(encoding="utf-8")
@@ -78,6 +82,7 @@ def render(
             ("Hospitals and specialties, with intervals", evaluated.held_out(evaluation or {})),
             ("Does joining help each hospital?", evaluated.joining(evaluation or {})),
             ("Round by round", sections.curves(summary, rounds)),
+            ("What the coordinator agent decided", decisions(decided)),
             ("Against other ways to train", sections.comparison(summary)),
             ("Answers", sections.answers(summary)),
             ("Published exams", evaluated.exams(evaluation or {})),
@@ -120,7 +125,7 @@ def _json_object(path: Path, text: str) -> dict[str, Any]:
     return value
 
 
-def _read_rounds(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     """Whole lines only: a run that is going on, or was killed, may have half a line at the end."""
     if not path.is_file():
         return []

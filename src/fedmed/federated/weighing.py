@@ -1,7 +1,7 @@
 """Let somebody look at a round's admitted updates before they are summed. admission -> HERE -> algorithm.close.
 
-Whoever weighs gets counts and a way to try: which global state would come of these weights, or if some updates had been
-zero. It never gets an update, so a weighing can be told, and repeated, in numbers.
+Whoever weighs gets counts, how far updates agree, and a way to try: which global state would come of these weights, or
+if some updates had been zero. It never gets an update, so a weighing can be told, and repeated, in numbers.
 
 Not covered: updates under masks, which nobody sees one by one.
 """
@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from fedmed.federated.robust import Update, inner_products
+from fedmed.federated.suspicion import SMALLEST_NORM
 from fedmed.types import AdapterState, Algorithm, Payload, RoundPlan, ServerState
 
 
@@ -50,6 +52,24 @@ class Outcome:
     def records(self) -> dict[str, int]:
         """Hospital -> training records it states, sorted by name."""
         return {name: self._held[name].num_samples for name in sorted(self._held)}
+
+    @property
+    def agreement(self) -> dict[str, float]:
+        """Hospital -> cosine between its update and the sum of the others', all made equally long; 0 where one is 0.
+
+        Every hospital is one voice, whatever it says of its records and however long its update is.
+        """
+        names = sorted(self._held)
+        products = inner_products([Update(name, self._held[name].arrays, 1) for name in names])
+        norms = np.sqrt(np.diagonal(products))
+        scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > SMALLEST_NORM)
+        cosines = products * np.outer(scale, scale)
+        found = {}
+        for place, name in enumerate(names):
+            others = np.arange(len(names)) != place
+            length = float(np.sqrt(max(cosines[np.ix_(others, others)].sum(), 0.0)))
+            found[name] = float(cosines[place, others].sum()) / length if length > 0 else 0.0
+        return found
 
     def sum(self, weights: Mapping[str, int], silenced: Collection[str] = ()) -> Any:
         """The algorithm's accumulator with these updates in it.
