@@ -113,7 +113,7 @@ def test_under_masks_the_agent_still_plans_and_judges_the_sum():
 
 
 def test_a_round_that_ruins_the_adapter_is_rolled_back_and_the_next_one_learns_at_half_the_rate():
-    run("ruined", AGENT, "training.learning_rate=30.0")
+    run("ruined", AGENT, "training.learning_rate=3.0")
     decisions = read_decisions(Path("ruined"))
     rounds = [line["round"] for line in decisions if line["decision"] == "roll back"]
     assert rounds

@@ -143,7 +143,7 @@ class AgentSection(Section):
 
     enabled: bool = False  # False: plain FedAvg, or whichever method is set, bit for bit
     weigh: bool = True  # judge each update, weigh it, leave out those that harm; needs updates in the clear
-    public_records: Annotated[int, Field(ge=8)] = 32  # that the coordinator judges on; no hospital holds them
+    public_records: Annotated[int, Field(ge=8)] = 24  # that the coordinator judges on; no hospital holds them
     quarantine_after: Positive = 2  # rounds in a row with a harmful update, or four without a reply: not asked any more
     quarantine_rounds: Positive = 2  # so long; then on probation; twice as long each time it comes again
     stop_after: Positive | None = 3  # rounds that surely gained next to nothing end the run; None: never

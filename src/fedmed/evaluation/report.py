@@ -1,7 +1,7 @@
 """One page about one run: ``report.html``, a single file that opens offline and holds no script. pipeline -> HERE.
 
 Reads only the run folder: ``summary.json``, ``rounds.jsonl`` (one line a round and hospital), ``config.yaml``; with the
-coordinator agent ``decisions.jsonl``, after an evaluation ``evaluation.json``, after an audit ``privacy_audit.json`` too.
+coordinator agent ``decisions.jsonl``, after an evaluation ``evaluation.json``, after an audit ``privacy_audit.json``.
 Not covered: runs side by side; a page describes one.
 """
 

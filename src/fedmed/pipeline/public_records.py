@@ -12,7 +12,7 @@ from fedmed.utils.random_streams import stream
 
 FOR_FACTORS = 64
 """The first so many of the order are for Fed-SB's factors, so that no adapter is judged on what it was made from."""
-LONGEST = 160  # characters of question and answer together, of a record that is judged on
+LONGEST = 300  # characters of question and answer together, of a record that is judged on
 
 
 def records_for_factors(config: FedMedConfig, private: Collection[str]) -> Records:
