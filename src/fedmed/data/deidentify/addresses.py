@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from fedmed.data.deidentify.findings import Finding
 from fedmed.data.deidentify.scanning import holds, matches_at
 from fedmed.data.deidentify.vocabulary import LIKELY, SURE, UNKNOWN, WORD, Vocabulary
 from fedmed.data.deidentify.words import Words
@@ -106,22 +105,6 @@ _CODE_AFTER = re.compile(
     r"[,\s^]{1,3}(\d{5}(?:-\d{4})?|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}"
     r"|[A-Z]\d[A-Z]\s?\d[A-Z]\d)(?![\w-])(?!\s*(?:mg|ml|units|patients))"
 )
-_LABELLED = re.compile(
-    r"(?i)\b(?:zip(?:\s?code)?|postal(?:\s?code)?|postcode)\b[\"']?\s*(?:\+\s?4)?\s*(?:is|was|:|=|of|\(|-)?\s*[\"']?"
-    r"(\d{5}(?:[-\s]\d{4})?|\d{3}(?:\*\*|xx)|[A-Z]\d[A-Z]\s?\d[A-Z]\d|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}"
-    r"|\d{4}\s?[A-Z]{2}|\d{3,6})\b"
-)
-_FIVE = re.compile(r"\d(?<!\w\d)\d{4}(?!\w)")
-_FOUR = re.compile(r"(?<![\w#-])\d{5}-\d{4}(?![\w-])")
-_BARE = re.compile(r"(?<![\w.,#$-])\d{5}(?![\w%-]|[.,]\d)")
-_BARE_BEFORE = re.compile(
-    r"(?i)\b(?:in|near|from|area|zip code|area code|live[sd]?|resid\w+|moved|within|neighborhood|zip)\b[^.\d]{0,18}$"
-)
-_POSTCODE = re.compile(
-    r"(?<![\w-])(?:[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}"
-    r"|[ABCEGHJ-NPRSTVXY]\d[A-Z]\s\d[A-Z]\d)(?![\w-])"
-)
-_POSTCODE_SMALL = re.compile(r"(?<![\w-])[a-z]{1,2}\d[a-z\d]?\s\d[a-z]{2}(?![\w-])")
 _LOSSY_CODES = frozenset({"MD", "PA", "MA", "OR", "IN", "ME", "HI", "OK", "AL", "ID", "LA", "MS", "DC", "CO", "MI"})
 """State codes that are also degrees or words."""
 
@@ -273,24 +256,6 @@ class AddressFinder:
             return False
         words = match.group(1).lower()
         return words in self.lexicon.states or words.split()[0] in self.lexicon.states
-
-    def zips(self, view: Words) -> Iterator[Finding]:
-        """Postal codes that need no place before them."""
-        text, folded = view.text, view.folded
-        for match in _LABELLED.finditer(text) if holds(folded, ("zip", "postal", "postcode")) else ():
-            yield Finding(*match.span(1), "ZIP", 0.96, "zip.label", "a postal code after its label")
-        fives = [match.start() for match in _FIVE.finditer(text)]
-        for match in matches_at(_FOUR, text, fives):
-            if match.group()[:5] in self.lexicon.zips:
-                yield Finding(*match.span(), "ZIP", 0.8, "zip.four", "a ZIP code with four more digits")
-        for match in matches_at(_BARE, text, fives):
-            if match.group() in self.lexicon.zips and _BARE_BEFORE.search(
-                text, max(0, match.start() - 30), match.start()
-            ):
-                yield Finding(*match.span(), "ZIP", 0.65, "zip.bare", "an assigned ZIP code where a place is spoken of")
-        for pattern in (_POSTCODE, _POSTCODE_SMALL):
-            for match in matches_at(pattern, text, view.codes):
-                yield Finding(*match.span(), "ZIP", 0.6, "zip.abroad", "built as a postal code")
 
     def is_plain(self, word: str) -> bool:
         return self.vocabulary.kind(word) == WORD

@@ -6,10 +6,10 @@ indicative of such age" (45 CFR 164.514(b)(2)(i)(C)).
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections.abc import Iterator
 
+from fedmed.data.deidentify import ages
 from fedmed.data.deidentify.findings import Finding
 from fedmed.data.deidentify.scanning import holds, matches_at, words_before
 from fedmed.data.deidentify.words import Words
@@ -126,61 +126,12 @@ _HOLIDAY_START = re.compile(
     "|Cinco|Juneteenth|Mardi|Ash|Epiphany|Holi|Kwanzaa|Bank|Canada|Australia|Groundhog|Good"
 )
 
-_TENS = r"(?i:ninety|one[\s-]hundred(?:[\s-]and)?|a[\s-]hundred(?:[\s-]and)?)"
-_ONES = r"(?i:[\s-](?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve))?"
-_OLD = r"(?:9\d|1[0-3]\d)"
-_AGE_UNIT = (
-    r"(?:[\s-]*(?:years?|yrs?\.?|y\.?)(?:[\s-]*(?:old|o\b\.?|of[\s-]age))?|\s*/?\s*y\s*/?\s*o\b|\s?yo\b|\s?y/o\b)"
-)
-_OLD_NEAR = re.compile(r"[19](?<!\d[19])(?:(?<=9)\d|(?<=1)[0-3]\d)(?!\d)")
-_AGE_WITH_UNIT = re.compile(rf"(?<![\w.,/$-])({_OLD}){_AGE_UNIT}(?![a-z])")
-_AGE_OF = re.compile(
-    rf"(?<![\w.,/$-])({_OLD})(?=\s?[MF]\b|[\s-]+(?:male|female|man|woman|gentleman|lady|nonagenarian|centenarian)\b)"
-)
-_AGES_AFTER = (
-    re.compile(rf"(?i:\b(?:aged?|age of|age is|age was|age at [a-z]+|turn(?:ed|ing|s)|age)\b\s*[:=(]?\s*(?:of\s+"
-        rf"|is\s+|was\s+)?)({_OLD})(?![\w%/]|\.\d|-\d)"),
-    re.compile(rf"(?i:\b(?:he|she|patient|pt|who|mother|father|grandmother|grandfather)\s*(?:is|was|'s|’s"
-        rf"|,)\s*(?:now\s+|already\s+)?)({_OLD})(?=[\s.,;)]|$)(?!\s*(?:%|kg|mg|lb|cm|bpm|mm|in\b|percent|pounds"
-        rf"|units|and\s+\d))"),
-    re.compile(rf"\b[Aa]t ({_OLD})(?=,? (?:the|she|he|they|her|his|you|a|it|one|we)\b)"),
-)  # fmt: skip
-"""They begin with a word, at most five words before the age."""
-_AGE_IN_BRACKETS = re.compile(rf"[A-Za-zÀ-ÿ]\.? \(({_OLD})\)")
-_AGE_IN_COMMAS = re.compile(rf"[A-ZÀ-Þ][a-zà-ÿ]+, ({_OLD})(?=,)")
-_TENS_OF_YEARS = re.compile(rf"\b({_TENS}{_ONES})[\s-]*(?:years?|yrs?)[\s-]*(?:old|of age)?\b")
-_AGES_IN_WORDS = (
-    (_TENS_OF_YEARS, ("ninet", "hundred")),
-    (re.compile(rf"(?i:\b(?:aged?|age of|turn(?:ed|ing|s))\s+)({_TENS}{_ONES})\b"), ("ninet", "hundred")),
-    (re.compile(r"\b(?i:in (?:his|her|their)\s+(?:(?:early|mid|late)[\s-]+)?)((?i:nineties)|90['’]?s|100s)\b"),
-        ("nineties", "90s", "90's", "90’s", "100s")),
-    (re.compile(r"\b((?i:nonagenarian|centenarian|supercentenarian))\b"), ("genarian", "centenar")),
-    (re.compile(r"\b((?i:ninety)[- ](?i:one|two|three|four|five|six|seven|eight|nine)"
-        r"|(?i:one hundred and)(?i: (?:one|two|three|four|five|six|seven|eight|nine|ten|eleven"
-        r"|twelve)))\b(?!\s*(?i:percent|per cent|mg|ml|days|minutes|units|%|patients|hours))"), ("ninet", "hundred")),
-)  # fmt: skip
-"""And what the text in small letters must hold for each."""
-_BIRTH_YEAR = re.compile(
-    r"(?i:\b(?:born(?:\s+in)?|birth year|year of birth|yob|b\.|birthdate|dob)\b\s*[:=]?\s*(?:in\s+|is\s+"
-    r"|was\s+)?)((?:18|19|20)\d\d)\b(?![-/.]\d)"
-)
-_BIRTH_NEAR = ("born", "birth", "yob", "dob", "b.1", "b.2", "b.i", "b.w")
-_RANGE = re.compile(
-    r"(?i)(?:between|from|ages?|to|[-–>≥<≤]|over|under|above|below|than|up to|older|percent|\d\s*(?:-|–|to|or"
-    r"|and))\s*$"
-)
-OVER = 89
-
 
 def find(view: Words, year: int | None = None) -> Iterator[Finding]:
-    """All dates and high ages.
-
-    Args:
-        year: the present year, for birth years that tell an age over 89; None: by the clock.
-    """
+    """All dates and high ages; ``year`` is the present one (``ages.find``)."""
     text, small, numbers = view.text, view.folded, view.numbers
     months = [match.start() for match in _MONTH_NEAR.finditer(small)]
-    yield from _ages(text, small, year or datetime.date.today().year)
+    yield from ages.find(view, year)
     yield from _written(text, months)
     for match in matches_at(_NUMERIC, text, numbers):
         yield Finding(*match.span(), "DATE", 0.94, "date.numeric", "numbers written as a date")
@@ -246,42 +197,3 @@ def _written(text: str, months: list[int]) -> Iterator[Finding]:
                 continue
             last = match.end()
             yield Finding(*match.span(), "DATE", 0.97, "date.written", "a month with a day or a year")
-
-
-def _ages(text: str, small: str, year: int) -> Iterator[Finding]:
-    for start, end in (*_ages_in_digits(text), *_ages_in_words(text, small)):
-        yield Finding(start, end, "AGE_OVER_89", 0.95, "age.over_89", "an age over 89")
-    for match in _BIRTH_YEAR.finditer(text) if holds(small, _BIRTH_NEAR) else ():
-        if int(match.group(1)) < year - OVER:
-            yield Finding(
-                *match.span(1), "AGE_OVER_89", 0.9, "age.birth_year", "a birth year that tells an age over 89"
-            )
-
-
-def _ages_in_digits(text: str) -> Iterator[tuple[int, int]]:
-    for near in _OLD_NEAR.finditer(text):
-        at = near.start()
-        if (match := _AGE_WITH_UNIT.match(text, at)) and not _in_range(text, at):
-            yield match.span(1)
-        if match := _AGE_OF.match(text, at):
-            yield match.span(1)
-        if text[at - 1 : at] == "(":
-            yield from (match.span(1) for match in matches_at(_AGE_IN_BRACKETS, text, (max(0, at - 4), max(0, at - 3))))
-        for start in words_before(text, at, 5, "'’,:=("):
-            for pattern in _AGES_AFTER:
-                if match := pattern.match(text, start):
-                    yield match.span(1)
-            if match := _AGE_IN_COMMAS.search(text, start, near.end() + 1):
-                yield match.span(1)
-
-
-def _ages_in_words(text: str, small: str) -> Iterator[tuple[int, int]]:
-    for pattern, near in _AGES_IN_WORDS:
-        for match in pattern.finditer(text) if holds(small, near) else ():
-            if pattern is not _TENS_OF_YEARS or not _in_range(text, match.start()):
-                yield match.span(1)
-
-
-def _in_range(text: str, start: int) -> bool:
-    """Whether a number before, or a word, makes an age one end of a range: "80 to 95 years"."""
-    return _RANGE.search(text[max(0, start - 14) : start]) is not None

@@ -71,10 +71,15 @@ _IMAGE = re.compile(
 )
 PLATE = re.compile(
     r"(?i)\b(?:plates?|reg(?:istration)?|car|van|vehicle|truck|tag|motorcycle|lorry|bus|taxi|rta|mvc|driving"
-    r"|parked|driver)\b\W{0,3}(?:\w+\W{1,2}){0,4}?"
+    r"|parked|driver|rig|scooter|minivan|suv|sedan|motorbike|registered)\b\W{0,3}(?:\w+\W{1,2}){0,4}?"
     r"(?-i:(?P<plate>(?:[A-Z]{1,3}[- ]?\d{1,4}[- ]?[A-Z]{1,3}|[A-Z]{2,3}[- ]?\d{2,4}|(?<=reg )[a-z]{2,3} \d{2,4}"
     r"|(?<=plate )[a-z]{2,3} \d{2,4}|[A-Z]-[A-Z]{1,2} ?\d{2,4}|\d{1,3}[- ]?[A-Z]{2,3}[- ]?\d{0,4}"
     r"|\d[A-Z]{3}\d{3})))(?![\w-])"
+)
+LABELLED_PLATE = re.compile(
+    r"(?i)\b(?:plates?|registration|reg|tags?|rig)(?:\s+(?:no\.?|number|is|was))*\s*:?\s+"
+    r"(?P<plate>[a-z]{1,3}[- ]?\d{1,4}[- ]?[a-z]{0,3}|\d{1,3}[- ]?[a-z]{2,3}[- ]?\d{0,4}|\d[a-z]{3}\d{3}"
+    r"|[a-z]-[a-z]{1,2} ?\d{2,4})(?![\w-])"
 )
 _UK_PLATE = re.compile(r"\b[A-Z]{2}\d{2} [A-Z]{3}\b")
 _UK_LICENCE = re.compile(r"\b[A-Z9]{5}\s?\d{6}\s?[A-Z9]{1,2}\d{1,2}[A-Z]{2}\b")
@@ -84,9 +89,10 @@ BED = re.compile(
     r"\b(?:N?ICU|[CMSP]ICU|CCU|[AMS]AU|AMU|HDU|ITU|ED|ER|[A-Z]?\d{1,2}[A-Z]?|[A-Z]\d)-\d{2}[A-Z]\b|(?:(?<=\bin )"
     r"|(?<=\bfrom )|(?<=\bto )|(?<=\bbed ))\d{1,2}[A-Z]-\d{2}\b|\b(?:N?ICU"
     r"|[CMSP]ICU|CCU|[AMS]AU|AMU|HDU|ITU)-\d{1,3}[A-Z]?\b"
+    r"|(?i:(?<=\bward )|(?<=\bbed ))(?i:[A-Z]?\d{1,2}[A-Z]?-\d{1,3}[A-Z]?|[a-z]{2,4}-\d{1,3}[a-z]?)\b"
 )
 _SUBJECT = re.compile(r"(?<![\w-])[A-Z]{2,5}-[A-Z]{1,4}-\d{2,4}(?![\w-])")
-TRAILING_LETTER = re.compile(r" [A-Z](?=\s*(?:[\n,;.)]|$)|  )")
+TRAILING_LETTER = re.compile(r" [A-Z](?=\s*(?:[\n,;.)|]|$)|  | [-–] )")
 _HANDLE = re.compile(r"@(?<![\w@./]@)[A-Za-z_][\w.]{2,29}\b")
 PLACEHOLDER_DIGITS = re.compile(r"(?<![\w])#?(?=[A-Za-z\-_/]*\d)[A-Za-z0-9]+(?:[-_/:.][A-Za-z0-9]+)*")
 GROUPED = re.compile(r"\d(?<![\w.,/-]\d)\d{1,5}(?: \d{2,6}){1,5}(?![\w,/-]|\.\d)")
@@ -102,7 +108,7 @@ _HEX_FOURS = re.compile(r"-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-")
 _LICENCE = re.compile(r"\d\d{5}\s?[A-Z9]{1,2}\d{1,2}[A-Z]{2}")
 _LONG_CODE = re.compile(r"[A-HJ-NPR-Z0-9](?<!\w.)[A-HJ-NPR-Z0-9]{16}(?!\w)")
 _DASHES = re.compile(r"-[A-Z]{1,4}-\d\d")
-_DASH_DIGIT = re.compile(r"-(?<=[A-Z0-9]-)\d")
+_DASH_DIGIT = re.compile(r"-(?<=[A-Za-z0-9]-)\d")
 _MASKED = re.compile(r"[Xx*](?<![\w-][Xx*])(?=[Xx*]{2})")
 _BRACKET_DIGIT = re.compile(r"[+(]\d")
 
@@ -207,7 +213,7 @@ SHAPES = (
     Shape("DEVICE", HIBC, 0.9, "device.udi", "built as a device's unique identification", _anywhere, 3),
     Shape("LICENSE", _UK_LICENCE, 0.88, "license.uk", "built as a British driving licence", _beside(_LICENCE), 5),
     Shape("VEHICLE", _UK_PLATE, 0.7, "vehicle.plate", "built as a number plate", _at_codes, 3),
-    Shape("UNIQUE_CODE", BED, 0.7, "code.bed", "a ward and a bed", _beds, 3),
+    Shape("UNIQUE_CODE", BED, 0.7, "code.bed", "a ward and a bed", _beds, 1),
     Shape("UNIQUE_CODE", _SUBJECT, 0.7, "code.subject", "built as a subject's number in a study", _beside(_DASHES), 3),
     Shape("SSN", _SSN, 0.86, "ssn.shape", "three, two and four digits", _social, 5),
     Shape("PHONE", _PHONE, 0.82, "phone.shape", "grouped as a telephone number", _phones, 7),
@@ -217,7 +223,8 @@ SHAPES = (
 VEHICLES = frozenset(
     [
         "plate", "plates", "reg", "registration", "car", "van", "vehicle", "truck", "tag", "motorcycle", "lorry", "bus",
-        "taxi", "rta", "mvc", "driving", "parked", "driver",
+        "taxi", "rta", "mvc", "driving", "parked", "driver", "rig", "scooter", "minivan", "suv", "sedan", "motorbike",
+        "registered", "tags",
     ]
 )  # fmt: skip
 """With one of them PLATE begins."""

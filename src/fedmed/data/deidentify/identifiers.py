@@ -11,6 +11,7 @@ import re
 import string
 from collections.abc import Iterator
 
+from fedmed.data.deidentify.code_signs import is_phone, is_value, looks_like_code, may_follow, widened
 from fedmed.data.deidentify.findings import Finding
 from fedmed.data.deidentify.identifier_shapes import (
     CARD,
@@ -19,15 +20,12 @@ from fedmed.data.deidentify.identifier_shapes import (
     HIBC,
     IBAN,
     ICD,
+    LABELLED_PLATE,
     MEASURE,
-    NEUTRAL,
     PLACEHOLDER_DIGITS,
     PLATE,
-    PUBLIC_BEFORE,
-    QUANTITY_BEFORE,
     RETYPED,
     TRAILING_LETTER,
-    UNIT_AFTER,
     UUID,
     VEHICLES,
     possible,
@@ -40,6 +38,9 @@ from fedmed.data.deidentify.words import Words
 _BEFORE_CARDS = (GS1, UUID, HIBC)
 _EIGHT_DIGITS = re.compile(r"\d(?<!\d\d)(?:[ -]?\d){7}")
 _IBAN_START = re.compile(r"\d(?<=[A-Za-z]{2}\d)\d ?[A-Za-z0-9]{4}")
+_LAST_FOUR = re.compile(
+    r"(?i)\blast\s+(?:four|4)(?:\s+(?:of\s+)?(?:the\s+|his\s+|her\s+)?(?:digits|ssn|social))*(?:\s+(?:is|are|was))?\s*[:#=]?\s*(\d{4})(?![\w/-]|\.\d)"
+)
 _RUN = re.compile(r"[A-Za-z0-9]+")
 _TIED = frozenset(string.ascii_letters + "-_/")
 
@@ -65,7 +66,7 @@ def find(view: Words) -> Iterator[Finding]:
             if _within(start, end, taken):
                 continue
             label = _told(text, start) if kind in RETYPED else None
-            if kind == "PHONE" and not _is_phone(match.group(), label):
+            if kind == "PHONE" and not is_phone(match.group(), label):
                 continue
             if (
                 kind == "IP"
@@ -80,7 +81,11 @@ def find(view: Words) -> Iterator[Finding]:
                 yield Finding(start, end, kind, shape.score, shape.rule, shape.why)
     if not view.numbers and not view.codes:
         return
-    for match in PLATE.finditer(text) if not VEHICLES.isdisjoint(view.present) else ():
+    for match in _last_four(view):
+        if not _within(*match.span(1), taken):
+            taken.append(match.span(1))
+            yield Finding(*match.span(1), "SSN", 0.8, "ssn.last_four", "the last four digits, as offices ask for them")
+    for match in _plates(view):
         span = match.span("plate")
         plate = match.group("plate")
         if (
@@ -89,13 +94,24 @@ def find(view: Words) -> Iterator[Finding]:
             and not MEASURE.match(plate)
             and not ICD.match(plate)
             and len(plate) > 4
-            and re.split(r"[- \d]", plate)[0].lower() not in words_of("function_words")
+            and not (len(first := re.split(r"[- \d]", plate)[0].lower()) > 1 and first in words_of("function_words"))
         ):
             taken.append(span)
             yield Finding(
                 *span, "VEHICLE", 0.85, "vehicle.plate", "built as a number plate, and a vehicle is spoken of"
             )
     yield from _codes(view, taken)
+
+
+def _last_four(view: Words) -> Iterator[re.Match[str]]:
+    return _LAST_FOUR.finditer(view.text) if "last" in view.present else iter(())
+
+
+def _plates(view: Words) -> Iterator[re.Match[str]]:
+    """What may be a number plate: in capitals near a word for vehicles, in any letters behind a label."""
+    if not VEHICLES.isdisjoint(view.present):
+        yield from LABELLED_PLATE.finditer(view.text)
+        yield from PLATE.finditer(view.text)
 
 
 def _cards(view: Words, taken: list[tuple[int, int]]) -> Iterator[Finding]:
@@ -136,16 +152,18 @@ def _codes(view: Words, taken: list[tuple[int, int]]) -> Iterator[Finding]:
         digits = sum(map(str.isdigit, value))
         if digits < 2 or (digits == 2 and not any(sign in value for sign in "-_/")) or _within(start, end, taken):
             continue  # neither a label nor a shape makes an identifier of so few digits
-        told = label_before(text, start) if _is_value(value, digits, text, end) else None
+        told = label_before(text, start) if is_value(value, digits, text, end) else None
         label = told[0] if told else None
-        if told and label and _may_follow(label, told[1], value, digits, text, start):
-            start, end = _widened(text, start, end)
-            if label == "MRN" and (letter := TRAILING_LETTER.match(text, end)):
+        if told and label and may_follow(label, told[1], value, digits, text, start):
+            start, end = widened(text, start, end)
+            if (label == "MRN" or (label == "UNIQUE_CODE" and digits == len(value))) and (
+                letter := TRAILING_LETTER.match(text, end)
+            ):
                 end = letter.end()
             taken.append((start, end))
             yield Finding(start, end, label, 0.95, f"{label.lower()}.label", "a number or code after its label")
-        elif _looks_like_code(value, digits, match.group().startswith("#"), text, start, end):
-            start, end = _widened(text, start, end)
+        elif looks_like_code(value, digits, match.group().startswith("#"), text, start, end):
+            start, end = widened(text, start, end)
             if digits == len(value) and (letter := TRAILING_LETTER.match(text, end)):
                 end = letter.end()
             taken.append((start, end))
@@ -163,110 +181,6 @@ def _value_starts(view: Words) -> Iterator[int]:
             if text[first - 1 : first] == "#":
                 yield first - 1
             yield first
-
-
-def _widened(text: str, start: int, end: int) -> tuple[int, int]:
-    """A code with the letters in front of it that a space or sign parts from its digits: "AB 12-3456"."""
-    if match := re.search(r"(?<![^\s(:#])[A-Z]{1,4}[ .]$", text[max(0, start - 5) : start]):
-        word = match.group().strip(" .")
-        if word not in (
-            "MRN",
-            "SSN",
-            "ID",
-            "NO",
-            "DL",
-            "SN",
-            "VIN",
-            "IS",
-            "DEA",
-            "NPI",
-            "DOB",
-            "FAX",
-            "TEL",
-            "LIC",
-            "REF",
-            "UDI",
-            "PIN",
-            "LOT",
-        ):
-            start -= len(match.group())
-    return start, end
-
-
-def _is_value(value: str, digits: int, text: str, end: int) -> bool:
-    """Whether a label can announce this: it is no measure, year, date or number that is public."""
-    if _YEAR.fullmatch(value) or (digits < 4 and MEASURE.match(value) and text[end : end + 1] != "-"):
-        return False
-    if NEUTRAL.match(value) or _date_like(value):
-        return False
-    return UNIT_AFTER.match(text, end) is None or re.search(r"[A-Za-z]", value) is not None
-
-
-def _may_follow(label: str, weak: bool, value: str, digits: int, text: str, start: int) -> bool:
-    """Whether a value can be what its label announces; weak labels ask for more."""
-    letters = len(value) - digits
-    if label == "UNIQUE_CODE" and PUBLIC_BEFORE.search(text, max(0, start - 40), start):
-        return False
-    if weak and digits < 5 and not (letters and digits >= 3):
-        return False
-    if label in ("MRN", "SSN", "FAX", "VEHICLE", "BIOMETRIC"):
-        return digits >= 3
-    if label in ("HEALTH_PLAN", "LICENSE", "ACCOUNT", "DEVICE", "PHOTO"):
-        return digits >= 4 or (digits >= 2 and letters >= 2 and any(sign in value for sign in "-_/"))
-    if label == "PHONE":
-        if "/" in value or ":" in value:
-            return False
-        return digits >= 4 and digits == len(re.sub(r"[^\w]", "", value)) and "." not in value
-    return digits >= 4 or (digits >= 3 and any(character.isalpha() for character in value) and ICD.match(value) is None)
-
-
-def _date_like(value: str) -> bool:
-    return _DATE_SHAPE.fullmatch(value) is not None
-
-
-_YEAR = re.compile(r"(?:19|20)\d\d")
-_DATE_SHAPE = re.compile(
-    r"(?:19|20)\d\d([-/.])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])|(?:0?[1-9]|[12]\d|3[01])([-/.])(?:0?[1-9]"
-    r"|[12]\d|3[01])\2(?:\d\d|(?:19|20)\d\d)"
-    r"|\d{1,2}/\d{1,4}"
-)
-
-
-def _looks_like_code(value: str, digits: int, sharp: bool, text: str, start: int, end: int) -> bool:
-    """Whether a value is built as a code, and what stands around it does not speak against it."""
-    if not _built_as_code(value, digits, sharp) or NEUTRAL.match(value) or _date_like(value):
-        return False
-    if UNIT_AFTER.match(text, end) or PUBLIC_BEFORE.search(text, max(0, start - 40), start):
-        return False
-    if digits < len(value):
-        return True
-    if text[start - 1 : start] in ("$", "€", "£", ".", ",") or text[end : end + 2].lstrip(",.")[:1].isdigit():
-        return False
-    return QUANTITY_BEFORE.search(text[max(0, start - 30) : start]) is None
-
-
-def _built_as_code(value: str, digits: int, sharp: bool) -> bool:
-    if digits == len(value):
-        return digits >= 6 or (sharp and digits >= 3)
-    if digits < 3 or MEASURE.match(value) or ICD.match(value):
-        return False
-    letters = sum(map(str.isalpha, value))
-    if not letters:
-        return digits >= 7 and "-" in value and not re.fullmatch(r"(?:19|20)\d\d[-/](?:19|20)\d\d", value)
-    if "-" in value or "_" in value:
-        return digits >= 4 and not re.fullmatch(r"[A-Za-z-]{4,}-?(?:19|20)\d\d", value)
-    return (
-        digits >= 5
-        or (digits >= 4 and letters >= 2 and value.upper() == value)
-        or (len(value) >= 10 and digits >= 3 and re.fullmatch(r"[0-9a-f]+", value) is not None)
-    )
-
-
-def _is_phone(value: str, label: str | None) -> bool:
-    digits = sum(map(str.isdigit, value))
-    if re.fullmatch(r"\d{3}[-.]\d{4}", value):  # a local number: also a range or a code, so it needs a label
-        return label is not None
-    return digits >= 7
 
 
 def _told(text: str, start: int) -> str | None:

@@ -43,17 +43,22 @@ class NameExtent:
 
     def back(self, view: Words, first: int) -> int:
         """Take what stands before a name into it: an initial ("P Morris"), a capital word that is plainly no other."""
-        words = view.words
+        words, lexicon = view.words, self.vocabulary.lexicon
         for _ in range(2):
             if first == 0:
                 return first
             word, before = words[first], words[first - 1]
             if before.case == INITIAL and word.gap in INITIAL_GAPS and view.text[before.start] not in "AI":
                 earlier = words[first - 2] if first > 1 else None
-                if earlier is None or not before.joined or not self.vocabulary.medical(earlier.lower):
+                medical = earlier is not None and self.vocabulary.medical(earlier.lower)
+                if not medical or not before.joined or self.vocabulary.is_function_word(words[first - 2].lower):
                     first -= 1
                     continue
-            fits = before.case == TITLE and word.joined and word.case == TITLE and before.stop == before.end
+            fits = before.case == TITLE and word.joined and before.stop == before.end
+            fits = fits and (word.case == TITLE or (word.lower in PARTICLES and before.lower in lexicon.given))
+            if fits and before.lower in lexicon.given and not self.vocabulary.is_form_word(before.lower):
+                first -= 1
+                continue
             if not fits or self.vocabulary.is_form_word(before.lower) or self.vocabulary.medical(before.lower):
                 return first
             kind = self.kind(before.lower)
@@ -116,6 +121,8 @@ class NameExtent:
     def _goes_on(self, view: Words, first: int, index: int, count: int, sure: bool) -> bool:
         """Whether a capital word after the first still belongs to the name."""
         word, kind = view.words[index], self.kind(view.words[index].lower)
+        if index == first + 1 and self._is_surname(view, first, word):
+            return True
         if word.lower in PARTICLES and word.case == TITLE and self.capital_after(view, index):
             return True
         if self.vocabulary.is_form_word(word.lower):
@@ -134,6 +141,15 @@ class NameExtent:
         if kind == MAYBE and view.words[first].lower in lexicon.given and word.lower in lexicon.surnames:
             return True
         return not (kind == MAYBE and not sure and self.vocabulary.medical(word.lower))
+
+    def _is_surname(self, view: Words, first: int, word: Word) -> bool:
+        """Whether an everyday word is a surname behind a sure given name: "Jason Case", "Faith Stone"."""
+        lexicon, given = self.vocabulary.lexicon, view.words[first]
+        if word.case != given.case or word.case == LOWER or word.lower not in lexicon.surnames:
+            return False
+        if self.vocabulary.is_function_word(word.lower) and word.lower not in _SURNAME_WORDS:
+            return False
+        return self.kind(given.lower) == SURE and given.lower not in lexicon.eponyms and not lexicon.drug(word.lower)
 
     def capital_after(self, view: Words, index: int) -> bool:
         """Whether a capital follows the particles that begin here: "van der Berg"."""
@@ -155,7 +171,7 @@ class NameExtent:
             or word.gap not in (" ", ". ", ".", "  ", ".  ", "\u00a0")
         ):
             return False
-        if before.case == UPPER and word.case != UPPER:
+        if before.case == UPPER and word.case != UPPER and before.lower not in ("dr", "mrs", "prof"):
             return False  # "MR. Probe in place", "MS patient"
         if word.case == INITIAL:
             return True

@@ -7,7 +7,8 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from fedmed.data.deidentify.findings import Finding
-from fedmed.data.deidentify.name_extent import INITIAL_GAPS, PARTICLES, NameExtent
+from fedmed.data.deidentify.name_company import NameCompany
+from fedmed.data.deidentify.name_extent import INITIAL_GAPS, PARTICLES
 from fedmed.data.deidentify.name_signs import (
     CREDENTIAL,
     LABEL,
@@ -29,7 +30,7 @@ from fedmed.data.deidentify.words import INITIAL, LOWER, TITLE, UPPER, Words
 _LEADING = PARTICLES - {"e", "y", "o", "la", "le", "das", "do", "san", "santa", "av", "af", "st"}
 
 
-class NameFinder(NameExtent):
+class NameFinder(NameCompany):
     """Finds names; holds the vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -38,7 +39,8 @@ class NameFinder(NameExtent):
 
     def find(self, view: Words) -> Iterator[Finding]:
         """Names in one text, and then every other place where a found name stands."""
-        found = [*self._runs(view), *initials(view), *components(view, self.vocabulary)]
+        found = [*self._runs(view), *self.cells(view), *initials(view), *components(view, self.vocabulary)]
+        found += list(self.beside(view, found))
         yield from found
         yield from self._again(view, found)
 
@@ -84,7 +86,7 @@ class NameFinder(NameExtent):
             last = self.absorb(view, index, sure=True)
             if last is not None and (trigger(view, index) or self.kind(words[last].lower) in (LIKELY, UNKNOWN, SURE)):
                 return self._finding(
-                    view, index, last, 0.62, "name.particle", "a particle and a capital word"
+                    view, self.back(view, index), last, 0.62, "name.particle", "a particle and a capital word"
                 ), last + 1
         if word.case == LOWER:
             return self._lower_case(view, index)
@@ -232,7 +234,8 @@ class NameFinder(NameExtent):
         if step >= len(words) or words[step].case not in (TITLE, UPPER):
             return None, index + 1
         word, told = words[step], trigger(view, index)
-        if index and words[index].joined and told is None and self.vocabulary.medical(words[index - 1].lower):
+        before = words[index - 1].lower if index and words[index].joined else ""
+        if told is None and self.vocabulary.medical(before) and not self.vocabulary.is_function_word(before):
             return None, index + 1  # "Vitamin D. Anna": the initial belongs to what stands before it
         dotted = word.gap in (". ", ".", ".  ")
         if (
@@ -243,8 +246,14 @@ class NameFinder(NameExtent):
             return None, index + 1
         kind = self.kind(word.lower)
         fits = kind != WORD if dotted or told is not None else kind in (SURE, LIKELY)
+        led = told is None and weak_before(view, index) and view.text[words[index].start] not in "I"
+        led = led and (kind in (SURE, LIKELY) or (kind == MAYBE and word.lower in self.vocabulary.lexicon.surnames))
+        if led and not self.vocabulary.head_follows(view, step):
+            fits = True
         if not fits or (
-            told is None and (not dotted or (kind != SURE and words[index].opens is False and not words[index].joined))
+            told is None
+            and not led
+            and (not dotted or (kind != SURE and words[index].opens is False and not words[index].joined))
         ):
             return None, index + 1
         if (

@@ -9,6 +9,7 @@ import functools
 import re
 from collections.abc import Iterator
 
+from fedmed.data.deidentify import postal
 from fedmed.data.deidentify.addresses import Span
 from fedmed.data.deidentify.facilities import TAIL, FacilityFinder
 from fedmed.data.deidentify.findings import Finding
@@ -71,7 +72,7 @@ class PlaceFinder(TownReader):
             yield Finding(start, end, "LOCATION", score, rule, why)
             if code is not None:
                 yield Finding(*code, "ZIP", max(score, 0.9), "zip.after_place", "a postal code after its place")
-        yield from self.addresses.zips(view)
+        yield from postal.find(view, self.lexicon.zips)
 
     def _in_town(self, text: str, end: int) -> int:
         """A hospital's town belongs to its name: "Children's Hospital Boston", "Memorial Hospital in Atlanta"."""

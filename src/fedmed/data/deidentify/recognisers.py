@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedmed.data.deidentify import dates, identifiers, lexicon
+from fedmed.data.deidentify import dates, identifiers, lexicon, tables
 from fedmed.data.deidentify.findings import TYPES, Finding
 from fedmed.data.deidentify.names import NameFinder
 from fedmed.data.deidentify.places import PlaceFinder
@@ -57,6 +57,7 @@ def build_analyzer(year: int | None, model: Path | None) -> AnalyzerEngine:
         ("FedMedDates", ["DATE", "AGE_OVER_89"], lambda view: dates.find(view, year)),
         ("FedMedPlaces", ["LOCATION", "ZIP"], places.find),
         ("FedMedNames", ["NAME"], names.find),
+        ("FedMedTables", list(tables.KINDS), lambda view: tables.find(view, vocabulary)),
     ]
     recognisers = [recogniser_class(name, kinds, finder) for name, kinds, finder in finders]
     if model is not None:

@@ -108,7 +108,7 @@ class Vocabulary:
             if index + step >= len(words):
                 break
             after = words[index + step]
-            if not (after.joined or after.gap in ("-", "–", " - ", "/")):
+            if not (after.joined or after.gap in ("-", "–", "/")):
                 break
             if after.lower in _HEADS:
                 if self.kind(word.lower) == SURE and step == 1 and word.lower not in self.lexicon.eponyms:

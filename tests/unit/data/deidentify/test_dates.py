@@ -45,3 +45,26 @@ def test_an_age_over_89_is_found(found, age):
 @pytest.mark.parametrize("age", ["89-year-old", "aged 64", "born in 1960", "saturation 93 %", "weight 95 kg"])
 def test_other_ages_and_numbers_stay(found, age):
     assert found(f"The patient, {age}, fell at night.") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "age"),
+    [
+        ("Father d. 98 of a stroke.", "98"),
+        ("Her mother is alive at 101.", "101"),
+        ("SEEN IN TRIAGE: 92 Y/O MALE.", "92"),
+        ("My mom is 93 and she lives with me.", "93"),
+        ("Celebrated her 95th birthday on the ward.", "95"),
+        ("The old man (ninety-six) is well.", "ninety-six"),
+    ],
+)
+def test_a_high_age_is_known_by_what_stands_around_it(found, text, age):
+    assert ("AGE_OVER_89", age) in found(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Pulse is 98 and his lungs are clear.", "Sats alive at 95% on air.", "Sister 100 mg twice a day.", "Ninety days."],
+)
+def test_a_measured_number_is_no_age(found, text):
+    assert found(text) == []

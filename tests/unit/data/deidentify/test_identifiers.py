@@ -57,3 +57,22 @@ def test_an_identifier_is_found_with_its_type(found, text, expected):
 )
 def test_numbers_of_medicine_stay(found, text):
     assert found(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("Grey van, licence plate k25 vvg, in bay 4.", "VEHICLE", "k25 vvg"),
+        ("The rig was A11 PXT.", "VEHICLE", "A11 PXT"),
+        ("Last four 7871, seen today.", "SSN", "7871"),
+        ("Please book her (00-15-99-02) for a scan.", "UNIQUE_CODE", "00-15-99-02"),
+        ("Moved to bed ICU-80A at noon.", "UNIQUE_CODE", "ICU-80A"),
+        ("Catchment: 53365.", "ZIP", "53365"),
+    ],
+)
+def test_numbers_known_by_a_word_near_them(found, text, kind, value):
+    assert (kind, value) in found(text), found(text)
+
+
+def test_blood_salts_are_no_code(found):
+    assert found("Chem 7: 138-108-22, repeated.") == []

@@ -20,6 +20,11 @@ pytestmark = pytest.mark.unit
         ("Spoke to Jan van der Berg at length.", "Jan van der Berg"),
         ("Zbigniew is a 54-year-old man with gout.", "Zbigniew"),
         ("PID|1||77||Kowalczyk^Mary||", "Kowalczyk^Mary"),
+        ("Present at the round: Anna Kowalczyk, Jones, Smith.", "Smith"),
+        ("She came with Zbigniew and Joy.", "Joy"),
+        ("Handover\n2. Dawn Coleman - Hashimoto thyroiditis - home", "Dawn Coleman"),
+        ("Seen with Jason Case today.", "Jason Case"),
+        ("The stairs were practised with K Davila today.", "K Davila"),
     ],
 )
 def test_a_name_is_found(found, text, name):
@@ -74,3 +79,25 @@ def test_words_of_medicine_stay(found, text):
 
 def test_an_eponym_with_a_title_is_a_name(found):
     assert ("NAME", "Dr. Parkinson") in found("Dr. Parkinson saw him for Parkinson's disease.")
+
+
+TABLE = "Name | Age | Bed | Doctor\nJo Best | 99 | 7E-92 | Best\nAl Ray | 45 | B2-03 | Ota"
+ROWS = 'Pt,DOB,MRN,Zip\n"Case, Al",01/02/1980,2083171,31744'
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        (TABLE, "AGE_OVER_89", "99"),
+        (TABLE, "NAME", "Ota"),
+        (TABLE, "UNIQUE_CODE", "B2-03"),
+        (ROWS, "MRN", "2083171"),
+        (ROWS, "ZIP", "31744"),
+    ],
+)
+def test_what_stands_under_a_header_is_found(found, text, kind, value):
+    assert (kind, value) in found(text), found(text)
+
+
+def test_a_table_of_measurements_stays(found):
+    assert found("Test | Result | Unit\nSodium | 138 | mmol/l\nPotassium | 4.1 | mmol/l") == []
