@@ -13,7 +13,7 @@ from fedmed.evaluation import report_parts as part
 Json = dict[str, Any]
 
 _VERDICTS = {"helps": "helps", "harms": "harms", "unclear": "shows no difference"}
-_EXAMS = {"pubmedqa": "PubMedQA", "medmcqa": "MedMCQA", "medqa": "MedQA", "mmlu": "MMLU, medical subjects"}
+_EXAMS = {"pubmedqa": "PubMedQA", "medmcqa": "MedMCQA", "medqa": "MedQA", "mmlu": "MMLU, medical"}
 _METRICS = (("rouge_l", "ROUGE-L"), ("word_f1", "F1 of words"))
 _DRAWN = (
     "Intervals hold 95\u202f% of resamples of the records, base and federated on the same ones; a difference whose "
@@ -130,7 +130,8 @@ def exams(evaluation: Json) -> str:
     body = (
         '<p class="note">Share of questions whose right answer the model finds likeliest; nothing is written. Prompts '
         "are lm-evaluation-harness's, without examples. An exam shows knowledge in one form, not that answers are "
-        "safe; a base model may have seen the questions before.</p>"
+        "safe; a base model may have seen the questions before. By chance: by guessing, or by always giving the "
+        "exam's most frequent answer.</p>"
     ) + part.table("Accuracy in exams", head, rows, optional=(1, 2), total=len(tasks) > 1)
     subjects = [
         [f"{part.esc(subject)}<small>{part.esc(_EXAMS.get(name, name))}</small>", part.count(part.number(own, "items")),
@@ -146,7 +147,7 @@ def exams(evaluation: Json) -> str:
 
 def _guessing(one: Any) -> str:
     chance, frequent = (part.share(part.number(one, key)) for key in ("chance", "most_frequent"))
-    return f"{chance}<small>{frequent} always one answer</small>"
+    return f"{chance}<small>or {frequent}</small>"
 
 
 def _measures(measure: Json, digits: int | None) -> Sequence[str]:

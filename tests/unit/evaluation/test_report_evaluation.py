@@ -79,7 +79,7 @@ def test_each_part_stands_on_the_page_with_its_intervals(tmp_path: Path) -> None
     assert "north ROUGE-L 4 0.200" in text
     assert "north: the shared model helps; the personalised one shows no difference." in text
     assert "−0.600 −0.800 to −0.400" in text
-    assert "MedQA 640 25.0 % 27.1 % always one answer 25.0 % 22.0 to 28.0" in text
+    assert "MedQA 640 25.0 % or 27.1 % 25.0 % 22.0 to 28.0" in text
     assert "+3.0 +0.0 to +6.0" in text
     assert "Mean 32.5 %" in text
     assert "virology MedQA 97" in text
