@@ -176,6 +176,19 @@ def test_records_that_changed_since_are_refused(here, capsys):
         Path("records.jsonl").write_text(text, encoding="utf-8")
 
 
+def test_a_damaged_evaluation_is_said_before_anything_is_measured(here, capsys):
+    kept = Path("out/evaluation.json").read_bytes()
+    try:
+        Path("out/evaluation.json").write_bytes(kept[:50])
+        for words in (["--held-out"], ["--joining"], ["--tasks", "medqa", "--data", "nowhere"]):
+            capsys.readouterr()
+            assert main(["evaluate", "out", *words]) == 22
+            assert "evaluation.json is damaged: remove it" in capsys.readouterr().err
+        assert Path("out/evaluation.json").read_bytes() == kept[:50]
+    finally:
+        Path("out/evaluation.json").write_bytes(kept)
+
+
 @pytest.mark.parametrize(
     ("algorithm", "settings"), [("fedsa", ()), ("fedex", ()), ("ffa", ())], ids=["personal", "folds", "A frozen"]
 )

@@ -21,7 +21,7 @@ from fedmed.evaluation.exams.tasks import TASKS
 from fedmed.evaluation.likelihood import OnRows
 from fedmed.model.adapter import adapter_sha256, attach_adapter, load_adapter
 from fedmed.model.load_model import load_model_and_tokenizer
-from fedmed.pipeline.evaluation_file import keep_part
+from fedmed.pipeline.evaluation_file import check_keeps, keep_part
 from fedmed.pipeline.run_folder import RunFolder
 from fedmed.safety.assistant import adapter_folder, run_config
 from fedmed.utils.console import track
@@ -62,8 +62,9 @@ def evaluate_exams(
     folder = RunFolder(path)
     config = run_config(path, overrides, hospital)
     seed = config.federated.seed
-    for place in (path, *([] if items_file is None else [items_file.parent])):
-        check_writable(place)
+    check_keeps(path)
+    if items_file is not None:
+        check_writable(items_file.parent)
     exams = {
         name: hub_exam(TASKS[name], limit=limit, seed=seed)
         if data is None

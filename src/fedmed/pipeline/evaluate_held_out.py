@@ -19,10 +19,9 @@ from fedmed.evaluation.fairness import fairness
 from fedmed.evaluation.likelihood import OnRows, RowScores, score_rows
 from fedmed.evaluation.written import written_scores
 from fedmed.model.adapter import adapter_sha256
-from fedmed.pipeline.evaluation_file import keep_part
+from fedmed.pipeline.evaluation_file import check_keeps, keep_part
 from fedmed.pipeline.finished_run import Asked, FinishedRun, open_finished
 from fedmed.utils.console import track
-from fedmed.utils.files import check_writable
 
 PART = "held_out"
 MIN_SPECIALTY = 5  # records, below which a specialty is not told apart
@@ -52,9 +51,9 @@ def evaluate_held_out(path: Path, *, overrides: Sequence[str] = ()) -> dict[str,
         The whole of ``evaluation.json``.
 
     Raises:
-        What ``open_finished`` raises. OutputNotWritableError, DiskFullError, RunBusyError.
+        What ``open_finished`` raises. OutputNotWritableError, DiskFullError.
     """
-    check_writable(path)
+    check_keeps(path)
     run = open_finished(path, overrides)
     started = time.perf_counter()
     rows = sum(map(len, run.held_out.values()))

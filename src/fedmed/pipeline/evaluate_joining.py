@@ -23,14 +23,13 @@ from fedmed.federated.runner import FederationState
 from fedmed.model.adapter import WEIGHTS, adapter_sha256, load_adapter, save_adapter
 from fedmed.pipeline.algorithm_start import first_adapter
 from fedmed.pipeline.comparison import References, check_compare
-from fedmed.pipeline.evaluation_file import keep_part
+from fedmed.pipeline.evaluation_file import check_keeps, keep_part
 from fedmed.pipeline.finished_run import Asked, FinishedRun, open_finished
 from fedmed.pipeline.scoring import Scorer, encode
 from fedmed.training.engine import EngineTrainer
 from fedmed.training.steps import steps_per_round
 from fedmed.types import AdapterState, LocalJob
 from fedmed.utils.console import track
-from fedmed.utils.files import check_writable
 
 PART = "joining"
 FOLDER = "joining"
@@ -52,7 +51,7 @@ def evaluate_joining(path: Path, *, overrides: Sequence[str] = ()) -> dict[str, 
         ConfigError: the run's records are hidden by noise or masks, which training on them alone would undo.
         What ``open_finished`` and training raise.
     """
-    check_writable(path)
+    check_keeps(path)
     run = open_finished(path, overrides)
     check_compare(run.config, [LOCAL], "--joining")
     started = time.perf_counter()

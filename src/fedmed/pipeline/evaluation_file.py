@@ -7,16 +7,39 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from fedmed.errors import AuditLogError
+from fedmed.errors import AuditLogError, DataFormatError
 from fedmed.evaluation.report import write_report
 from fedmed.pipeline.run_audit import enter_after_run, evaluation
 from fedmed.pipeline.run_folder import RunFolder, environment
-from fedmed.utils.files import folder_lock
+from fedmed.utils.files import check_writable, folder_lock
 
 EVALUATION = "evaluation.json"
 log = logging.getLogger(__name__)
+
+
+def check_keeps(path: Path) -> None:
+    """Refuse a run in which nothing could be kept, before anything is measured.
+
+    Raises:
+        OutputNotWritableError: the folder cannot be written. DataFormatError: its ``evaluation.json`` is damaged.
+    """
+    check_writable(path)
+    _known(RunFolder(path))
+
+
+def _known(folder: RunFolder) -> dict[str, Any]:
+    try:
+        known = folder.read_json(EVALUATION)
+    except ValueError:
+        known = False
+    if known is None:
+        return {"run": folder.name}
+    if not isinstance(known, dict):
+        raise DataFormatError(f"{folder.path / EVALUATION} is damaged", "remove it, and evaluate again")
+    return known
 
 
 def keep_part(
@@ -35,10 +58,10 @@ def keep_part(
         The whole file.
 
     Raises:
-        RunBusyError: another process works in the run. OutputNotWritableError, DiskFullError.
+        DataFormatError: ``evaluation.json`` was damaged meanwhile. OutputNotWritableError, DiskFullError.
     """
-    with folder_lock(folder.path):
-        known: dict[str, Any] = folder.read_json(EVALUATION) or {"run": folder.name}
+    with folder_lock(folder.path, wait=True):
+        known = _known(folder)
         known[part] = dict(found) | {"wall_s": round(wall_s, 3), "environment": environment()}
         folder.write_json(EVALUATION, known)
         try:
