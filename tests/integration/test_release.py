@@ -15,10 +15,12 @@ from fedmed.errors import KeyFileError, ReleaseBrokenError, ReleaseError, Releas
 from fedmed.pipeline.evaluation_file import keep_part
 from fedmed.pipeline.federation import run_federation
 from fedmed.pipeline.privacy_audit import audit_run
-from fedmed.pipeline.release import release_run, release_standing, verify_release
+from fedmed.pipeline.release import release_run, sign_off
+from fedmed.pipeline.release_verify import signed_statement, verify_release
 from fedmed.pipeline.run_audit import verify_run
 from fedmed.pipeline.run_folder import RunFolder
-from fedmed.pipeline.sign_offs import sign_off
+from fedmed.pipeline.run_report import report_run
+from fedmed.pipeline.sign_offs import release_standing
 from fedmed.utils.audit_log import owners_key
 from fedmed.utils.digests import arrays_sha256
 
@@ -101,10 +103,12 @@ def test_what_is_missing_is_told_all_at_once_and_nothing_is_written(made, run, c
 
 def test_a_run_with_all_signatures_becomes_a_signed_adapter_and_a_line_of_the_log(run, capsys):
     signed(run)
-    before = {path: raw for path, raw in files(run).items() if "audit" not in path.name and "witness" not in path.parts}
+    changing = ("audit.jsonl", "report.html", *(f"hospital_{letter}.jsonl" for letter in "AB"))
+    before = {path: raw for path, raw in files(run).items() if path.name.removeprefix(".") not in changing}
     assert main(["release", "run"]) == 0
     assert "released run/release" in capsys.readouterr().out
     assert {path: raw for path, raw in files(run).items() if path in before} == before
+    assert "everybody who must has signed" in (run / "report.html").read_text()
     key = owners_key().public.hex()
     statement = verify_release(run / "release", [key])
     summary = json.loads((run / "summary.json").read_text())
@@ -193,6 +197,20 @@ def test_a_summary_that_boasts_is_not_what_the_gate_reads(run):
     assert {check.name: check.told for check in release_standing(run).checks} == told
 
 
+def test_damaged_files_are_missing_evidence_and_the_report_is_written_all_the_same(run):
+    for name in ("summary.json", "evaluation.json", "privacy_audit.json", "baseline.json"):
+        for damaged in ("[]", '{"exams": 7, "audit": [], "beyond": {}, "limits": null, "privacy": 3, "nll": 1}'):
+            before = (run / name).read_bytes() if (run / name).is_file() else None
+            (run / name).write_text(damaged)
+            with pytest.raises(ReleaseError) as caught:
+                release_run(run)
+            assert len(caught.value.missing) > len(ROLES)
+            if damaged != "[]":
+                report_run(run)
+            (run / name).unlink() if before is None else (run / name).write_bytes(before)
+    release_standing(run)
+
+
 def test_one_key_signs_for_one_role_and_only_for_what_it_is_allowed(run):
     for role in ROLES:
         sign_off(run, name="Dr A", role=role, key=Path("a.key"), make_key=True)
@@ -243,11 +261,9 @@ def test_a_release_that_was_touched_is_named_broken_and_its_owner_cannot_change_
     broken("README.md is missing")
 
     def resigned(change):
-        from fedmed.pipeline.release import _signed
-
         statement = json.loads((place / "release.json").read_text())
         change(statement)
-        statement["signature"] = owners_key().sign(_signed(statement)).hex()
+        statement["signature"] = owners_key().sign(signed_statement(statement)).hex()
         (place / "release.json").write_text(json.dumps(statement))
 
     resigned(lambda one: one["evidence"]["limits"]["release"].update(min_gain=0.5))

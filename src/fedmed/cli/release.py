@@ -44,7 +44,8 @@ def make(
     Asked for: evaluation within limits, a privacy audit within limits, an intact audit log, and sign-offs.
     """
     from fedmed.errors import ReleaseError
-    from fedmed.pipeline.release import release_run, release_standing
+    from fedmed.pipeline.release import release_run
+    from fedmed.pipeline.sign_offs import release_standing
     from fedmed.utils.runs import find_run
 
     path = find_run(run)
@@ -79,7 +80,7 @@ def sign(
     as_json: Json = False,
 ) -> None:
     """Sign for a run that keeps its limits. Void as soon as the adapter, a measurement or a limit changes."""
-    from fedmed.pipeline.sign_offs import sign_off
+    from fedmed.pipeline.release import sign_off
     from fedmed.utils.runs import find_run
 
     made, gate = sign_off(find_run(run), name=name, role=role, key=key, make_key=new_key, overrides=overrides or ())
@@ -101,7 +102,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Say whether a folder is a release as it was signed. Exit code 0: it is; 86: changed; 87: no key was given."""
-    from fedmed.pipeline.release import verify_release
+    from fedmed.pipeline.release_verify import verify_release
 
     statement = verify_release(folder, [public_key(one) for one in key or ()])
     if as_json:

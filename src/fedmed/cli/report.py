@@ -18,8 +18,8 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write report.html of a run again from the files in its folder, and print where it lies. It opens offline."""
-    from fedmed.evaluation.report import write_report
+    from fedmed.pipeline.run_report import report_run
     from fedmed.utils.runs import find_run
 
-    path = write_report(find_run(run))
+    path = report_run(find_run(run))
     typer.echo(json.dumps({"report": str(path)}) if as_json else str(path))

@@ -6,6 +6,7 @@ Every text from a file passes ``esc`` before it meets markup; a missing number i
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -45,6 +46,11 @@ def table_of(values: Any, *keys: str) -> dict[str, Any]:
 def list_of(values: Any, *keys: str) -> list[Any]:
     found = look(values, *keys)
     return found if isinstance(found, list) else []
+
+
+def simulated(summary: Any) -> bool:
+    """Whether a run's hospitals were on one machine; a coordinator's run over a network knows no data gate."""
+    return look(summary, "data_gate") is not None or not look(summary, "hospitals")
 
 
 def label(value: Any) -> str:
@@ -133,7 +139,9 @@ def page(kind: str, name: str, *, header: str, sections: Sequence[tuple[str, str
 
 
 def section(title: str, body: str) -> str:
-    return f"<section><h2>{esc(title)}</h2>{body or MISSING}</section>"
+    """A section that links can lead to by its title, in small letters with hyphens."""
+    place = "-".join(re.findall("[a-z0-9]+", title.lower()))
+    return f'<section id="{place}"><h2>{esc(title)}</h2>{body or MISSING}</section>'
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:

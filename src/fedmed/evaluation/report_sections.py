@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedmed.evaluation import report_parts as part
@@ -32,7 +32,7 @@ def headline(summary: Json) -> str:
     base, federated = part.number(summary, "loss", "base"), part.number(summary, "loss", "federated")
     few_shot = part.number(summary, "evaluation", "few_shot", "loss")
     examples = part.number(summary, "evaluation", "few_shot", "examples")
-    shown = f"Base with {examples:.0f} worked examples" if examples else "Base with worked examples"
+    shown = f"Base with {_examples(examples)}" if examples else "Base with worked examples"
     if base is None or federated is None:
         only = part.bars([("Base model", base, False), (shown, few_shot, False), ("Federated", federated, True)])
         return only and only + part.MISSING
@@ -62,7 +62,7 @@ def _few_shot_sentence(
         given = (base - few_shot) / (base - federated)
     if given is None:
         return ""
-    many = f"{examples:.0f} worked examples" if examples else "Worked examples"
+    many = _examples(examples) if examples else "Worked examples"
     if given <= 0:
         return f"<p>{many} in the base model's prompt give none of that fall by themselves.</p>"
     if given >= 1:
@@ -74,6 +74,10 @@ def _few_shot_sentence(
         f"<p>{many} in the base model's prompt give <strong>{part.share(given)}</strong> of that fall by themselves: "
         "that part may be the form of an answer.</p>"
     )
+
+
+def _examples(count: float) -> str:
+    return f"{count:.0f} worked example{'s' * (count != 1)}"
 
 
 def _end_token_sentence(summary: Json) -> str:
@@ -251,82 +255,27 @@ def costs(summary: Json) -> str:
     return part.facts(pairs) if measured else ""
 
 
-def privacy(summary: Json) -> str:
-    """Epsilons where there are any, and what they do not cover."""
-    values = part.table_of(summary, "privacy")
-    noised = any(part.number(values, f"{level}_epsilon") is not None for level in ("example", "hospital"))
-    with_it = "and neither counts nor losses" if noised else "with the counts and losses it agreed to share"
-    update = "one masked update" if values.get("secure_sum") else "one adapter update"
-    stays = (
-        "<p>Simulated in one process: all records were on this machine. "
-        f"Between hospitals, {update} a round would leave each, {with_it}.</p>"
-    )
-    if not values:
-        return stays + part.MISSING
-    example, hospital = part.number(values, "example_epsilon"), part.number(values, "hospital_epsilon")
-    if example is None and hospital is None:
-        body = (
-            "<p><strong>No differential privacy in this run:</strong> no ε is claimed for records or for hospitals.</p>"
-        )
-    else:
-        delta = part.number(values, "delta")
-        body = part.facts(
-            [
-                ("ε for one record", "none" if example is None else f"{example:.3g}"),
-                ("ε for one hospital", "none" if hospital is None else f"{hospital:.3g}"),
-                ("δ", "none" if delta is None else f"{delta:.0e}"),
-            ]
-        )
-    left_out = part.list_of(values, "not_covered")
-    if left_out:
-        items = "".join(f"<li>{part.esc(item)}</li>" for item in left_out)
-        body += f'<p>Not covered by any guarantee:</p><ul class="plain">{items}</ul>'
-    return stays + body
-
-
-def attacked(audit: Json) -> str:
-    """What attacks on the finished run found; "" where there was no audit."""
-    found = part.table_of(audit, "audit")
-    if not found:
-        return ""
-    rows = [
-        [
-            name,
-            f"{part.number(attack, 'auc') or 0.0:.3f}",
-            *(part.share(part.number(attack, at, "share")) for at in ("at_1_percent", "at_01_percent")),
-        ]
-        for name, attack in (("by loss", found.get("by_loss")), ("against the base model", found.get("by_ratio")))
-    ]
-    body = "<p>Guessing which records were trained on; by chance the AUC is 0.5, found as often as falsely.</p>"
-    body += part.table(
-        "Membership inference", ["membership", "AUC", "found at 1\u202f% false alarms", "at 0.1\u202f%"], rows
-    )
-    pairs = []
-    if (above := part.number(found, "exposure", "mean")) is not None:
-        chance = part.number(found, "exposure", "chance")
-        pairs.append(("exposure of canaries", f"{above:.2f} bits, {chance:.2f} by chance"))
-    if (bound := part.number(found, "epsilon", "epsilon")) is not None:
-        claimed = part.number(found, "claimed_epsilon")
-        pairs.append(("lower bound on ε", f"{bound:.2f}, " + (f"claimed {claimed:.2f}" if claimed else "none claimed")))
-    for key, name in (("without_noise", "without noise"), ("with_the_runs_noise", "with the run's noise")):
-        if (shown := part.number(audit, "inversion", key, "share")) is not None:
-            pairs.append((f"words of one record found in its step, {name}", part.share(shown)))
-    body += part.facts(pairs) if pairs else ""
-    beyond = part.list_of(audit, "beyond")
-    items = "".join(f"<li>{part.esc(item)}</li>" for item in beyond)
-    verdict = f'<p>Beyond the limits:</p><ul class="plain">{items}</ul>' if beyond else "<p>Within all limits.</p>"
-    return body + verdict
-
-
-def repeat(summary: Json, config: str | None) -> str:
-    """Command, seed, digest, versions and the resolved configuration."""
+def repeat(
+    summary: Json, config: str | None, digests: Mapping[str, str] | None = None, records_sha256: str | None = None
+) -> str:
+    """Command, seed, digests, versions and the resolved configuration."""
     command = summary.get("command")
     body = f'<pre class="command">{part.esc(_command(command))}</pre>' if command else part.MISSING
+    body += (
+        "<p>Or <code>fedmed run --config config.yaml</code>, with the file of this run's folder. On the same versions, "
+        "machine and thread count the adapter is the same; to the bit with <code>training.engine: single</code>. With "
+        "privacy noise it never is.</p>"
+    )
     pairs = [("Seed", part.esc(summary["seed"]))] if summary.get("seed") is not None else []
     pairs += [(key, _flat(value)) for key, value in part.table_of(summary, "environment").items()]
     body += part.facts(pairs) if pairs else ""
     if summary.get("adapter_sha256"):
         body += f'<p class="note">Adapter SHA-256</p><pre class="command">{part.esc(summary["adapter_sha256"])}</pre>'
+    rows = [(name, digest) for name, digest in (digests or {}).items()]
+    rows += [("all records, in order", records_sha256)] if records_sha256 else []
+    if rows:
+        listed = "".join(f"<li>{part.esc(name)}<br><code>{part.esc(digest)}</code></li>" for name, digest in rows)
+        body += f'<details><summary>Digests (SHA-256)</summary><ul class="plain digests">{listed}</ul></details>'
     if config:
         shown = f'<pre tabindex="0">{part.esc(config)}</pre>'
         body += f"<details><summary>All settings (config.yaml)</summary>{shown}</details>"

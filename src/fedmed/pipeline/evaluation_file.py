@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fedmed.errors import AuditLogError, DataFormatError
-from fedmed.evaluation.report import write_report
 from fedmed.pipeline.run_audit import enter_after_run, evaluation
 from fedmed.pipeline.run_folder import RunFolder, environment
+from fedmed.pipeline.run_report import report_run
 from fedmed.utils.files import check_writable, folder_lock
 
 EVALUATION = "evaluation.json"
@@ -69,5 +69,5 @@ def keep_part(
         except AuditLogError as error:
             log.warning("not entered into the audit log: %s", error)
         if folder.summary_file.is_file():
-            write_report(folder.path)
+            report_run(folder.path)
     return known

@@ -21,7 +21,6 @@ from fedmed.data.split_folder import write_split
 from fedmed.errors import AuditLogError, ConfigChangedError, EmptyDataError, RunError
 from fedmed.evaluation.likelihood import OnRows
 from fedmed.evaluation.multiple_choice import CHOICES
-from fedmed.evaluation.report import write_report
 from fedmed.federated.algorithms import check_combination, get_algorithm
 from fedmed.federated.audit_trail import AuditedTransport, AuditTrail
 from fedmed.federated.checkpoint import load_latest, save_round
@@ -40,6 +39,7 @@ from fedmed.pipeline.model_card import model_card
 from fedmed.pipeline.run_audit import enter_results, open_trail
 from fedmed.pipeline.run_folder import RunFolder, new_run_name, resume_run, start_run
 from fedmed.pipeline.run_records import note_run, records_digest, run_records
+from fedmed.pipeline.run_report import report_run
 from fedmed.pipeline.scoring import Records, Scorer, Scores, encode
 from fedmed.pipeline.summary import round_lines, summarize
 from fedmed.privacy.spending import check_heads, open_ledgers
@@ -168,7 +168,7 @@ class _Run:
                 write_atomic(place / "README.md", model_card(summary))
             note_latest(self.folder.path, DEFAULT_ROOT)
             self.folder.write_json("summary.json", summary)
-            write_report(self.folder.path)
+            report_run(self.folder.path)
         except BaseException as error:
             if self.folder.worth_keeping():
                 # A disk that is full stays full: the first error is what counts.

@@ -31,7 +31,8 @@ from fedmed.data.gate.keys import KEY_FILE, keyed, open_key
 from fedmed.data.gate.lineage import Seen, notes, read_note
 from fedmed.data.token_cache import clear_tokens
 from fedmed.errors import DataError, DataFormatError, FedMedError, RunBusyError, RunError
-from fedmed.evaluation.report import REPORT, write_report
+from fedmed.evaluation.report import REPORT
+from fedmed.pipeline.run_report import report_run
 from fedmed.utils.cache import cache_root
 from fedmed.utils.files import clear_write_errors, folder_lock, private_folder, write_json
 
@@ -191,7 +192,7 @@ def _clean_summary(folder: Path, sides: dict[str, int]) -> None:
         ) from error
     write_json(file, summary)
     if shown:
-        write_report(folder)
+        report_run(folder)
 
 
 def _adapters(one: Seen) -> tuple[str, ...]:

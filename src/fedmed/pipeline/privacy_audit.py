@@ -21,12 +21,12 @@ from fedmed.evaluation.attacks.audit import AuditLimits, limits_passed
 from fedmed.evaluation.attacks.canaries import left_out_records
 from fedmed.evaluation.attacks.inversion import inversion_report, recover_tokens
 from fedmed.evaluation.attacks.scoring import audit_adapter
-from fedmed.evaluation.report import write_report
 from fedmed.model.adapter import adapter_sha256, load_adapter, set_adapter_state
 from fedmed.model.load_model import shared_model
 from fedmed.pipeline.run_audit import enter_after_run, evaluation
 from fedmed.pipeline.run_folder import RunFolder, environment
 from fedmed.pipeline.run_records import RunRecords, run_records
+from fedmed.pipeline.run_report import report_run
 from fedmed.pipeline.scoring import Records, encode
 from fedmed.privacy.ledger import Ledger
 from fedmed.training.dp_sgd import update_of
@@ -97,7 +97,7 @@ def audit_run(path: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
     }
     folder.write_json(AUDIT, found)
     _enter(folder, found)
-    write_report(folder.path)
+    report_run(folder.path)
     return found
 
 

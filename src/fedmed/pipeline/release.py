@@ -1,4 +1,4 @@
-"""``fedmed release``: hand out a run's adapter, signed, or say all that is missing. release_gate, sign_offs -> HERE.
+"""Sign for a run; hand out its adapter, signed, or say all that is missing. release_gate, sign_offs -> HERE -> cli.
 
     release/   adapter_model.safetensors adapter_config.json base_model.json   as PEFT loads them
                README.md       the model card
@@ -14,50 +14,83 @@ Not covered: taking a release back. Who has the folder keeps it.
 from __future__ import annotations
 
 import datetime
-import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import fedmed
-from fedmed.errors import AuditLogError, ReleaseBrokenError, ReleaseError, ReleaseUnprovenError
+from fedmed.errors import AuditLogError, KeyFileError, ReleaseError
 from fedmed.pipeline.model_card import model_card
-from fedmed.pipeline.release_gate import ADAPTER_FILES, Check, look_at
+from fedmed.pipeline.release_gate import ADAPTER_FILES, Gate, look_at
+from fedmed.pipeline.release_verify import STATEMENT, signed_statement
 from fedmed.pipeline.run_audit import enter_after_run
 from fedmed.pipeline.run_folder import RunFolder
-from fedmed.pipeline.sign_offs import SignOff, evidence_sha256, read_sign_off, standing
-from fedmed.utils.audit_events import event, reason
+from fedmed.pipeline.run_report import report_run
+from fedmed.pipeline.sign_offs import FOLDER, SignOff, evidence_sha256, release_standing, signed_bytes
+from fedmed.utils.audit_events import LONGEST_NAME, event, reason
 from fedmed.utils.audit_log import owners_key
 from fedmed.utils.files import folder_atomic, folder_lock, sha256_file, write_atomic, write_json
-from fedmed.utils.hash_chain import canonical
-from fedmed.utils.signing import is_signed
+from fedmed.utils.signing import Identity, identity_of
 
-STATEMENT = "release.json"
 CARD = "README.md"
 FORMAT = 1
-_DOMAIN = b"fedmed release 1\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """All that was looked at for a release."""
+def sign_off(
+    path: Path, *, name: str, role: str, key: Path, make_key: bool = False, overrides: Sequence[str] = ()
+) -> tuple[SignOff, Gate]:
+    """Sign for a run that keeps its limits; an older signature of the same key for the role is replaced.
 
-    checks: tuple[Check, ...]
-    evidence: Mapping[str, Any]
-    sign_offs: tuple[SignOff, ...]
-    summary: Mapping[str, Any]
+    Args:
+        path: the run's folder.
+        name: who signs, as others will read it.
+        role: of ``safety.release.roles``.
+        key: file of the signer's Ed25519 key.
+        make_key: draw one where there is none.
+        overrides: as given to the release.
 
-    @property
-    def missing(self) -> list[str]:
-        return [check.missing for check in self.checks if not check.kept]
+    Returns:
+        The sign-off, and what it is about.
 
-
-def release_standing(path: Path, overrides: Sequence[str] = ()) -> Standing:
-    """What a run shows and who signed for it. Changes nothing; raises as ``look_at``."""
+    Raises:
+        ReleaseError: a limit is not kept, or evidence is missing; lists all. KeyFileError: no key, or not one that may
+        sign for the role. RunNotFoundError, RunBusyError, ConfigError, OutputNotWritableError, DiskFullError.
+    """
+    if not (0 < len(name) <= LONGEST_NAME and name.isprintable() and name.strip() == name):
+        raise ReleaseError("this name cannot be entered", f"give one line of at most {LONGEST_NAME} characters")
     gate = look_at(path, overrides)
-    checks, signed = standing(path, gate)
-    return Standing((*gate.checks, *checks), gate.evidence, tuple(signed), gate.summary)
+    if role not in gate.roles:
+        raise ReleaseError(f"this run asks for no sign-off by '{role}'", f"roles are {', '.join(gate.roles)}")
+    if gate.missing:
+        raise ReleaseError(
+            f"{path} is not fit to be signed", "put these right first: a signature is void once one of them changes",
+            missing=gate.missing,
+        )  # fmt: skip
+    identity = _signer(key, make_key)
+    allowed = [one.lower() for one in gate.signers.get(role, ())]
+    if allowed and identity.public.hex() not in allowed:
+        raise KeyFileError(f"the key in {key} may not sign as {role}", "safety.release.signers names those that may")
+    values = {
+        "name": name, "role": role,
+        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "evidence_sha256": evidence_sha256(gate.evidence), "key": identity.public.hex(),
+    }  # fmt: skip
+    made = SignOff(**values, signature=identity.sign(signed_bytes(values)).hex())
+    with folder_lock(path):
+        write_json(path / FOLDER / f"{role}-{made.key[:16]}.json", made.as_dict() | {"evidence": dict(gate.evidence)})
+        report_run(path)
+    return made, gate
+
+
+def _signer(key: Path, make: bool) -> Identity:
+    try:
+        identity = identity_of(key, make=make)
+    except (OSError, ValueError) as error:
+        raise KeyFileError(f"{key} holds no key that signs", "name another file, or make one with --new-key") from error
+    if identity is None:
+        raise KeyFileError(f"there is no key {key}", "name the file of your key, or make one with --new-key")
+    return identity
 
 
 def release_run(path: Path, *, out: Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -112,107 +145,7 @@ def release_run(path: Path, *, out: Path | None = None, overrides: Sequence[str]
                 "files": {file.name: sha256_file(file) for file in sorted(made.iterdir())},
                 "audit_log": {"lines": head.lines, "head": head.head}, "key": owner.public.hex(),
             }  # fmt: skip
-            statement["signature"] = owner.sign(_signed(statement)).hex()
+            statement["signature"] = owner.sign(signed_statement(statement)).hex()
             write_json(made / STATEMENT, statement)
+    report_run(path)
     return statement
-
-
-def _signed(statement: Mapping[str, Any]) -> bytes:
-    return _DOMAIN + canonical({key: value for key, value in statement.items() if key != "signature"})
-
-
-def verify_release(place: Path, keys: Collection[str] = ()) -> dict[str, Any]:
-    """Whether a folder is a release as it was signed. Needs nothing but the folder.
-
-    Args:
-        place: the folder.
-        keys: public keys, hexadecimal, one of which must have signed it; none: whoever signed it.
-
-    Returns:
-        ``release.json``.
-
-    Raises:
-        ReleaseBrokenError: names what is wrong. ReleaseUnprovenError: nothing is, and no key was given.
-    """
-    statement = _statement(place)
-    problems = list(_problems(place, statement))
-    if keys and str(statement.get("key")) not in {key.lower() for key in keys}:
-        problems.append("it is signed by another key than was pinned")
-    if problems:
-        raise ReleaseBrokenError(
-            f"{place} is not what was signed ({'; '.join(problems)})", "do not use it; get it from who released it"
-        )
-    if not keys:
-        raise ReleaseUnprovenError(
-            f"{place} is whole, and anybody can sign a folder",
-            f"ask who released it for 'fedmed audit key' and give that with --key; this one says {statement['key']}",
-        )
-    return statement
-
-
-def _statement(place: Path) -> dict[str, Any]:
-    file = place / STATEMENT
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReleaseBrokenError(
-            f"{place} holds no {STATEMENT} that can be read", "name the folder of a release"
-        ) from error
-    needed = {"evidence": dict, "evidence_sha256": str, "sign_offs": list, "files": dict, "key": str, "signature": str}
-    if not isinstance(values, dict) or any(not isinstance(values.get(key), kind) for key, kind in needed.items()):
-        raise ReleaseBrokenError(f"{file} is no statement of a release", "name the folder of a release")
-    return values
-
-
-def _problems(place: Path, statement: Mapping[str, Any]) -> list[str]:
-    problems = []
-    try:
-        key, signature = bytes.fromhex(statement["key"]), bytes.fromhex(statement["signature"])
-        good = is_signed(key, signature, _signed(statement))
-    except ValueError:
-        good = False
-    if not good:
-        problems.append(f"the signature of {STATEMENT} does not hold")
-    there = {file.relative_to(place).as_posix() for file in place.rglob("*") if not file.is_dir()} - {STATEMENT}
-    for name in sorted(there | statement["files"].keys()):
-        if name not in there:
-            problems.append(f"{name} is missing")
-        elif name not in statement["files"]:
-            problems.append(f"{name} was added")
-        elif sha256_file(place / name) != statement["files"][name]:
-            problems.append(f"{name} was changed")
-    problems += _problems_of_people(statement)
-    for name in ADAPTER_FILES:
-        if _under(statement, "evidence", "files").get(f"adapter/{name}") != statement["files"].get(name):
-            problems.append(f"{name} is not the one people signed for")
-    return problems
-
-
-def _problems_of_people(statement: Mapping[str, Any]) -> list[str]:
-    digest, problems = statement["evidence_sha256"], []
-    if evidence_sha256(statement["evidence"]) != digest:
-        problems.append("the evidence is not what people signed")
-    signed = [read_sign_off(one) for one in statement["sign_offs"]]
-    limits = _under(statement, "evidence", "limits", "release")
-    signers = _under(limits, "signers")
-    for one in signed:
-        if one is None or one.evidence_sha256 != digest or not one.holds():
-            problems.append(f"the sign-off of {one.name if one else 'somebody'} does not hold")
-        elif signers.get(one.role) and one.key not in signers[one.role]:
-            problems.append(f"{one.name} may not sign as {one.role}")
-    if len({one.key for one in signed if one}) < len(signed):
-        problems.append("one key signed for two roles")
-    roles = limits.get("roles")
-    if not isinstance(roles, list):
-        problems.append("it does not say who had to sign")
-    elif absent := [str(role) for role in roles if role not in {one.role for one in signed if one}]:
-        problems.append(f"nobody signed as {', '.join(absent)}")
-    return problems
-
-
-def _under(values: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
-    """The mapping under ``keys``; an empty one where a stranger's file has something else there."""
-    for key in keys:
-        found = values.get(key)
-        values = found if isinstance(found, dict) else {}
-    return values

@@ -9,7 +9,7 @@ unless others are given, and they are part of what people sign.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,13 +79,22 @@ def look_at(path: Path, overrides: Sequence[str] = ()) -> Gate:
     if not folder.config_file.is_file() or not folder.summary_file.is_file():
         raise RunNotFoundError(f"{path} holds no run", "name the folder of a run, see output-models/")
     config = load_config(None, [folder.config_file], overrides)
-    summary = _read(folder, "summary.json") or {}
+    summary = found if isinstance(found := _read(folder, "summary.json"), dict) else {}
     entered, log = _audit_log(path)
-    checks = [_finished(folder, summary), log, _adapter(folder, summary, entered), *_records(summary, config)]
-    checks += _held_out(folder, config, entered)
-    checks += _exams(folder, config, summary, entered)
-    checks += _attacks(folder, config, summary, entered)
-    checks += _epsilon(summary, config)
+    checks = [_finished(folder, summary), log, *_damaged(folder)]
+    looks: dict[str, Callable[[], list[Check]]] = {
+        "adapter": lambda: [_adapter(folder, summary, entered)],
+        "records": lambda: _records(summary, config),
+        "held-out loss": lambda: _held_out(folder, config, entered),
+        "exams": lambda: _exams(folder, config, summary, entered),
+        "privacy audit": lambda: _attacks(folder, config, summary, entered),
+        "ε": lambda: _epsilon(summary, config),
+    }
+    for name, look in looks.items():
+        try:
+            checks += look()
+        except (AttributeError, KeyError, TypeError, ValueError):
+            checks.append(Check(name, False, "a file that tells it is damaged"))
     release = config.safety.release
     files = {name: sha256_file(path / name) for name in EVIDENCE if (path / name).is_file()}
     evidence = {
@@ -102,6 +111,15 @@ def _read(folder: RunFolder, name: str) -> Any | None:
         return folder.read_json(name)
     except (ValueError, OSError):
         return None
+
+
+def _damaged(folder: RunFolder) -> list[Check]:
+    there = [name for name in EVIDENCE if name.endswith(".json") and (folder.path / name).is_file()]
+    return [
+        Check(name, False, "damaged; put it back, or measure again")
+        for name in there
+        if not isinstance(_read(folder, name), dict)
+    ]
 
 
 def _audit_log(path: Path) -> tuple[Mapping[str, Mapping[str, Any]], Check]:

@@ -1,4 +1,4 @@
-"""Named people's signatures for a run's release. release_gate -> HERE -> release.
+"""Named people's signatures for a run's release: read, and held against what the run shows. release_gate -> HERE.
 
     sign_offs/<role>-<first digits of the key>.json
     {"name": "Dr A", "role": "clinician", "at": "…Z", "evidence_sha256": "…", "key": "…", "signature": "…",
@@ -12,7 +12,6 @@ Not covered: whose key it is, unless ``safety.release.signers`` names it; keys u
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedmed.errors import KeyFileError, ReleaseError
 from fedmed.pipeline.release_gate import Check, Gate, look_at
-from fedmed.utils.audit_events import LONGEST_NAME
-from fedmed.utils.files import folder_lock, write_json
 from fedmed.utils.hash_chain import canonical
-from fedmed.utils.signing import Identity, identity_of, is_signed
+from fedmed.utils.signing import is_signed
 
 FOLDER = "sign_offs"
 _DOMAIN = b"fedmed sign-off 1\n"
@@ -46,12 +42,26 @@ class SignOff:
     def holds(self) -> bool:
         """Whether the key signed it."""
         try:
-            return is_signed(bytes.fromhex(self.key), bytes.fromhex(self.signature), _signed(self.as_dict()))
+            return is_signed(bytes.fromhex(self.key), bytes.fromhex(self.signature), signed_bytes(self.as_dict()))
         except ValueError:
             return False
 
     def as_dict(self) -> dict[str, str]:
         return {**{key: getattr(self, key) for key in _SIGNED}, "signature": self.signature}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """All that was looked at for a release."""
+
+    checks: tuple[Check, ...]
+    evidence: Mapping[str, Any]
+    sign_offs: tuple[SignOff, ...]
+    summary: Mapping[str, Any]
+
+    @property
+    def missing(self) -> list[str]:
+        return [check.missing for check in self.checks if not check.kept]
 
 
 def read_sign_off(values: Any) -> SignOff | None:
@@ -66,66 +76,18 @@ def evidence_sha256(evidence: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(evidence)).hexdigest()
 
 
-def _signed(values: Mapping[str, Any]) -> bytes:
+def signed_bytes(values: Mapping[str, Any]) -> bytes:
     return _DOMAIN + canonical({key: values[key] for key in _SIGNED})
 
 
-def sign_off(
-    path: Path, *, name: str, role: str, key: Path, make_key: bool = False, overrides: Sequence[str] = ()
-) -> tuple[SignOff, Gate]:
-    """Sign for a run that keeps its limits; an older signature of the same key for the role is replaced.
-
-    Args:
-        path: the run's folder.
-        name: who signs, as others will read it.
-        role: of ``safety.release.roles``.
-        key: file of the signer's Ed25519 key.
-        make_key: draw one where there is none.
-        overrides: as given to the release.
-
-    Returns:
-        The sign-off, and what it is about.
-
-    Raises:
-        ReleaseError: a limit is not kept, or evidence is missing; lists all. KeyFileError: no key, or not one that may
-        sign for the role. RunNotFoundError, RunBusyError, ConfigError, OutputNotWritableError, DiskFullError.
-    """
-    if not (0 < len(name) <= LONGEST_NAME and name.isprintable() and name.strip() == name):
-        raise ReleaseError("this name cannot be entered", f"give one line of at most {LONGEST_NAME} characters")
+def release_standing(path: Path, overrides: Sequence[str] = ()) -> Standing:
+    """What a run shows and who signed for it. Changes nothing; raises as ``look_at``."""
     gate = look_at(path, overrides)
-    if role not in gate.roles:
-        raise ReleaseError(f"this run asks for no sign-off by '{role}'", f"roles are {', '.join(gate.roles)}")
-    if gate.missing:
-        raise ReleaseError(
-            f"{path} is not fit to be signed", "put these right first: a signature is void once one of them changes",
-            missing=gate.missing,
-        )  # fmt: skip
-    identity = _signer(key, make_key)
-    allowed = [one.lower() for one in gate.signers.get(role, ())]
-    if allowed and identity.public.hex() not in allowed:
-        raise KeyFileError(f"the key in {key} may not sign as {role}", "safety.release.signers names those that may")
-    values = {
-        "name": name, "role": role,
-        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "evidence_sha256": evidence_sha256(gate.evidence), "key": identity.public.hex(),
-    }  # fmt: skip
-    made = SignOff(**values, signature=identity.sign(_signed(values)).hex())
-    with folder_lock(path):
-        write_json(path / FOLDER / f"{role}-{made.key[:16]}.json", made.as_dict() | {"evidence": dict(gate.evidence)})
-    return made, gate
+    checks, signed = _standing(path, gate)
+    return Standing((*gate.checks, *checks), gate.evidence, tuple(signed), gate.summary)
 
 
-def _signer(key: Path, make: bool) -> Identity:
-    try:
-        identity = identity_of(key, make=make)
-    except (OSError, ValueError) as error:
-        raise KeyFileError(f"{key} holds no key that signs", "name another file, or make one with --new-key") from error
-    if identity is None:
-        raise KeyFileError(f"there is no key {key}", "name the file of your key, or make one with --new-key")
-    return identity
-
-
-def standing(path: Path, gate: Gate) -> tuple[list[Check], list[SignOff]]:
+def _standing(path: Path, gate: Gate) -> tuple[list[Check], list[SignOff]]:
     """Who has signed for a run as it is now.
 
     Args:
