@@ -20,7 +20,7 @@ from fedmed.utils.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
-SECONDS = 1800  # for one cell; on two cores, with nothing else to do, a whole notebook takes three minutes at most
+SECONDS = 7200  # for one cell, on a busy machine; alone on two cores a whole notebook takes three minutes at most
 
 
 def execute(paths: Sequence[Path], place: Path) -> Iterator[tuple[Path, Any]]:

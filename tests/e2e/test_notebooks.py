@@ -24,7 +24,7 @@ def kinds(notebook: Any) -> list[list[tuple[str, ...]]]:
     ]
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_every_notebook_runs_and_shows_what_it_is_kept_with(tmp_path: Path) -> None:
     import nbformat
 
