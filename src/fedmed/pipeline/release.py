@@ -14,7 +14,7 @@ Not covered: taking a release back. Who has the folder keeps it.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def release_run(path: Path, *, out: Path | None = None, overrides: Sequence[str]
                 write_atomic(made / name, (folder.adapter / name).read_bytes())
             at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
             told = {"at": at, "checks": [asdict(check) for check in found.checks]}
-            write_atomic(made / CARD, model_card(found.summary, released=told))
+            write_atomic(made / CARD, _card(folder, found.summary, told))
             why = "within all limits; signed off by " + ", ".join(one.role for one in found.sign_offs)
             head = enter_after_run(
                 folder,
@@ -149,3 +149,9 @@ def release_run(path: Path, *, out: Path | None = None, overrides: Sequence[str]
             write_json(made / STATEMENT, statement)
     report_run(path)
     return statement
+
+
+def _card(folder: RunFolder, summary: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+    """The model card with all that was measured since the run ended."""
+    evaluation, audit = folder.read_json("evaluation.json"), folder.read_json("privacy_audit.json")
+    return model_card(summary, evaluation=evaluation, audit=audit, released=told)
