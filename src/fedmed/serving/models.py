@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmed.config.load import load_config
-from fedmed.config.schema import FedMedConfig, SafetySection
+from fedmed.config.schema import FedMedConfig
 from fedmed.errors import RunNotFoundError, ServeError
 from fedmed.safety.assistant import MedicalAssistant, adapter_folder, calibrator_of, run_config, run_name
 from fedmed.safety.calibrator import CALIBRATION, Calibrator
@@ -75,7 +75,7 @@ class RunModels:
         self._root, self._only, self._base_only, self._overrides = root, tuple(only), base_only, tuple(overrides)
         self._configs: dict[_Source, tuple[int, FedMedConfig]] = {}
         self._calibrators: dict[_Source, tuple[tuple[int, int], Calibrator | None]] = {}
-        self._rails: dict[SafetySection, MedicalGuardrails] = {}
+        self._rails: dict[str, MedicalGuardrails] = {}  # by their settings
         self._shelves: OrderedDict[tuple[Any, ...], tuple[AdapterShelf, Any]] = OrderedDict()
         self._lock = threading.Lock()
         for folder in self._only:
@@ -180,9 +180,10 @@ class RunModels:
 
     def _guardrails(self, config: FedMedConfig) -> MedicalGuardrails:
         with self._lock:
-            if config.safety not in self._rails:
-                self._rails[config.safety] = MedicalGuardrails(config.safety)
-            return self._rails[config.safety]
+            settings = config.safety.model_dump_json(exclude={"release"})  # limits of a release are no rail's
+            if settings not in self._rails:
+                self._rails[settings] = MedicalGuardrails(config.safety)
+            return self._rails[settings]
 
     def _shelf(self, config: FedMedConfig) -> tuple[AdapterShelf, Any]:
         """The base model of some settings, loaded when it is first asked for; called by one thread at a time."""
