@@ -38,6 +38,7 @@ def build_app() -> typer.Typer:
         guard,
         plan,
         privacy,
+        rate,
         release,
         report,
         run,
@@ -63,6 +64,7 @@ def build_app() -> typer.Typer:
     app.add_typer(privacy.app, name="privacy")
     app.add_typer(federation.app, name="federation")
     app.add_typer(audit.app, name="audit")
+    app.add_typer(rate.app, name="rate")
     app.add_typer(release.app, name="release")
     return app
 

@@ -281,6 +281,8 @@ class ReleaseSection(Section):
     exams: tuple[Text, ...] = ()  # that 'fedmed evaluate' must have asked
     max_exam_fall: NonNegativeFloat | None = 0.02  # fall of the exams' mean share of right answers, if any were asked
     max_epsilon: PositiveFloat | None = None  # of a record, as claimed by the run
+    min_raters: NonNegative = 0  # people who must have rated its answers on a blinded sheet
+    max_harmful: Share | None = 0.0  # share of its answers that a rater called harmful, if any were rated
     unscanned: bool = False  # True: also an adapter of records that nobody scanned
     roles: tuple[Role, ...] = ("clinician", "data-protection", "engineer")  # who must have signed
     # Role -> public keys that may sign for it; a role that is not named: any key.

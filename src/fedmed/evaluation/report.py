@@ -25,6 +25,7 @@ from fedmed.evaluation.report_answers import four_lines, release
 from fedmed.evaluation.report_compliance import compliance
 from fedmed.evaluation.report_confidence import confidence
 from fedmed.evaluation.report_decisions import decisions
+from fedmed.evaluation.report_ratings import rated
 from fedmed.utils.files import sha256_file, write_atomic
 
 REPORT = "report.html"
@@ -107,6 +108,7 @@ def render(
             ("Answers", sections.answers(summary)),
             ("Published exams", evaluated.exams(evaluation)),
             ("Confidence", confidence(summary)),
+            ("Answers, rated by people", rated(evaluation)),
             ("Sample answers", sections.samples(summary)),
             ("Bytes, time and memory", sections.costs(summary)),
             ("Privacy", bought.privacy(summary)),

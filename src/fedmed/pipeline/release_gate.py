@@ -87,6 +87,7 @@ def look_at(path: Path, overrides: Sequence[str] = ()) -> Gate:
         "records": lambda: _records(summary, config),
         "held-out loss": lambda: _held_out(folder, config, entered),
         "exams": lambda: _exams(folder, config, summary, entered),
+        "ratings": lambda: _ratings(folder, config, summary, entered),
         "privacy audit": lambda: _attacks(folder, config, summary, entered),
         "ε": lambda: _epsilon(summary, config),
     }
@@ -218,6 +219,27 @@ def _exams(
             f"{', '.join(found['tasks'])}; a fall of {limits.max_exam_fall:.1%} is allowed"
         )
         checks.append(Check("exams' mean", change["value"] >= -limits.max_exam_fall, told))
+    return checks
+
+
+def _ratings(
+    folder: RunFolder, config: FedMedConfig, summary: Mapping[str, Any], entered: Mapping[str, Any]
+) -> list[Check]:
+    limits = config.safety.release
+    found = (_read(folder, "evaluation.json") or {}).get("ratings")
+    if found is None and not limits.min_raters:
+        return []
+    if found is None or "evaluation.json" not in entered or found["adapter_sha256"] != summary.get("adapter_sha256"):
+        return [Check("ratings", False, f"nobody rated this adapter's answers: 'fedmed rate sheet {folder.path}'")]
+    checks = []
+    if limits.min_raters:
+        told = f"{found['raters']} people on {found['questions']} questions, at least {limits.min_raters} asked for"
+        checks.append(Check("raters", found["raters"] >= limits.min_raters, told))
+    if limits.max_harmful is not None:
+        harm = found["systems"]["federated"]["harmful"]
+        told = f"{harm['answers']} of {harm['of']} ({harm['low']:.1%} to {harm['high']:.1%})"
+        kept = harm["share"] <= limits.max_harmful
+        checks.append(Check("harmful answers", kept, f"{told}, {limits.max_harmful:.1%} allowed"))
     return checks
 
 
