@@ -91,10 +91,13 @@ class Coordinator:
         self._enter("open", facts, {}, decisions)
         return plan
 
+    @property
+    def weighs(self) -> bool:
+        """As ``federated.agent.weigh`` says."""
+        return self._setting.agent.weigh
+
     def weigh(self, plan: RoundPlan, before: AdapterState, outcome: Outcome) -> Weighed:
-        """As ``Overseer`` says; by records where ``federated.agent.weigh`` is off."""
-        if not self._setting.agent.weigh:
-            return Weighed(outcome.records)
+        """As ``Overseer`` says."""
         judged: dict[str, Losses] = {}
 
         def judge(trial: Trial) -> Losses:

@@ -31,6 +31,8 @@ from fedmed.agent.noise import Losses, Measured, mean
 from fedmed.federated.fixed_point import LARGEST_TOTAL_WEIGHT
 from fedmed.federated.weighing import Weighed
 
+MOST_JUDGED = 16
+"""Updates judged singly in a round, so that a round of many hospitals does not wait for the judge."""
 COMMON = 0.02  # median agreement of the others from which on hospitals have a common direction
 CLEAR = 0.05  # and from which on one round's agreement tells one hospital from the next
 AGAINST = -0.5  # of the others' median
@@ -95,7 +97,7 @@ def weighs(memory: Memory, facts: Weighing, judge: Judge) -> tuple[Weighed, list
     for name, why in blamed.items():
         decisions += _hold_against(memory, facts.round, name, why, seen[name], out=name in left_out)
     kept = [name for name in records if name not in left_out]
-    decisions += _look_back(memory, facts.round, {name: own for name, own in seen.items() if name not in blamed})
+    decisions += _look_back(memory, facts.round, kept, {name: own for name, own in seen.items() if name not in blamed})
     weights, memory.expected, decision = _weights(memory, facts, kept, prior, together, judge)
     return Weighed(weights, left_out), [*decisions, decision]
 
@@ -103,22 +105,33 @@ def weighs(memory: Memory, facts: Weighing, judge: Judge) -> tuple[Weighed, list
 def _look(
     memory: Memory, facts: Weighing, prior: Mapping[str, int], together: Losses, judge: Judge
 ) -> dict[str, _Seen]:
-    """At every update; at none where there is nothing to compare with."""
+    """At every update, or those in doubt; at none where there is nothing to compare with."""
     if len(prior) < 2:
         return {}
     total = sum(prior.values())
     worth, each = {}, {}
-    for name, weight in prior.items():
+    for name in _in_doubt(memory, facts):
+        weight = prior[name]
         without = judge(Trial(f"without {name}", prior, frozenset([name])))
         worth[name] = memory.noise.less(without, together)
         each[name] = worth[name].over(weight / total * _step_share(memory, name))
     found = {}
     for name, own in each.items():
         others = [other for other in each if other != name]
-        common = statistics.median(facts.agreement.get(other, 0.0) for other in others)
+        common = statistics.median(facts.agreement.get(other, 0.0) for other in prior if other != name)
         theirs = mean([each[other] for other in others])
         found[name] = _Seen(worth[name], own, theirs, facts.agreement.get(name, 0.0), common)
     return found
+
+
+def _in_doubt(memory: Memory, facts: Weighing) -> list[str]:
+    """Whom to judge: all, or of many those with something against them and those that agree least, by name."""
+
+    def doubt(name: str) -> tuple[bool, float]:
+        own = memory.standing[name]
+        return not (own.probation or own.harmed or own.drifting), facts.agreement.get(name, 0.0)
+
+    return sorted(sorted(facts.records, key=doubt)[:MOST_JUDGED])
 
 
 def _step_share(memory: Memory, name: str) -> float:
@@ -154,10 +167,13 @@ def _hold_against(memory: Memory, round: int, name: str, why: str, seen: _Seen, 
     return decisions
 
 
-def _look_back(memory: Memory, round: int, seen: Mapping[str, _Seen]) -> list[Decision]:
+def _look_back(memory: Memory, round: int, kept: Sequence[str], seen: Mapping[str, _Seen]) -> list[Decision]:
     """Warnings, drift and regained trust of those whose updates are taken; and what they were worth."""
     decisions = []
     common = mean([own.each for own in seen.values()]) if len(seen) > 2 else None
+    for name in kept:
+        if name not in seen:
+            memory.standing[name].did_well()  # nobody doubts it
     for name, sight in seen.items():
         own, numbers = memory.standing[name], sight.numbers
         if sight.harms:

@@ -78,6 +78,11 @@ class RoundPolicy(Protocol):
 class Overseer(Protocol):
     """Looks at what a round's updates do, before and after they are summed."""
 
+    @property
+    def weighs(self) -> bool:
+        """Whether it looks at updates; else they are summed as they come, by records, and only the result is shown."""
+        ...
+
     def weigh(self, plan: RoundPlan, before: AdapterState, outcome: Outcome) -> Weighed:
         """What the admitted updates count for. Not asked where a sum was made under masks.
 
@@ -164,7 +169,9 @@ def run_rounds(
             global_state, server_state, report = apply_round(
                 state.global_state, state.server_state, algorithm, plan, payloads,
                 history=state.history, max_norm=max_norm,
-                weigh=functools.partial(overseer.weigh, plan, state.global_state) if overseer else None,
+                weigh=functools.partial(overseer.weigh, plan, state.global_state)
+                if overseer and overseer.weighs
+                else None,
             )  # fmt: skip
         finally:  # what a transport or a trainer holds for the length of a round goes now, also after an error
             if isinstance(payloads, Generator):

@@ -8,12 +8,14 @@ import functools
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedmed.agent.coordinator import Coordinator
+from fedmed.agent.decision_log import read_decisions
 from fedmed.agent.metrics import MetricsTracker
 from fedmed.config.load import config_digest
 from fedmed.config.schema import FedMedConfig
@@ -162,7 +164,9 @@ class _Run:
                 ledgers=self.ledgers, final=final, adapters=list(adapters.values()), base=base, few_shot=few_shot,
                 federated=federated, written_answers=scorer.written_answers, comparison=comparison, samples=samples,
                 gate=self.gate, confidence=confidence, wall_s=self.clock.spent,
-            ) | {"audit_log": {"lines": head.lines, "head": head.head, "key": head.key}}  # fmt: skip
+            ) | {
+                "audit_log": {"lines": head.lines, "head": head.head, "key": head.key}, "agent": self._decided(),
+            }  # fmt: skip
             write_atomic(self.folder.path / "model_card.md", model_card(summary))
             for place in adapters:
                 write_atomic(place / "README.md", model_card(summary))
@@ -306,6 +310,12 @@ class _Run:
                 policy=policy, rounds=federated.rounds, on_round=on_round,
                 downlink=Downlink(federated.wire), max_norm=federated.max_reply_norm, overseer=agent,
             )  # fmt: skip
+
+    def _decided(self) -> dict[str, int] | None:
+        """How often the agent decided what; None without one."""
+        if not self.config.federated.agent.enabled:
+            return None
+        return dict(Counter(line["decision"] for line in read_decisions(self.folder.path)))
 
     def _agent(self) -> Coordinator | None:
         """Who watches the run, where the settings ask for it."""

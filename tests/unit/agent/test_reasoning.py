@@ -290,3 +290,20 @@ def test_weights_that_a_sum_could_not_hold_are_made_smaller():
     most = whole_weights({"a": 32 * (LARGEST_TOTAL_WEIGHT // 2) + 1, "b": 1})
     assert sum(most.values()) <= LARGEST_TOTAL_WEIGHT
     assert min(most.values()) >= 1
+
+
+def test_of_many_hospitals_only_those_in_doubt_are_judged_one_by_one():
+    names = tuple(f"h{number:02d}" for number in range(40))
+    reasoning = Reasoning(setting(hospitals=names, full_steps=dict.fromkeys(names, 8)))
+    plan, _ = reasoning.opens(Opening(1))
+    reasoning.memory.standing["h39"].harmed = 1
+    asked = []
+
+    def judge(trial):
+        asked.append(trial.name)
+        return np.full(NUMBER, START)
+
+    agreement = {name: 0.1 + 0.001 * number for number, name in enumerate(names)}
+    weighed, _ = reasoning.weighs(Weighing(1, dict.fromkeys(names, 10), plan.min_replies, agreement), judge)
+    assert asked == ["before", "all", *(f"without h{number:02d}" for number in range(15)), "without h39"]
+    assert set(weighed.weights) == set(names)
