@@ -125,7 +125,7 @@ def test_held_out_records_are_measured_by_hospital_and_specialty(here, capsys):
     fair = found["fairness"]
     assert fair["worst"] == max(losses, key=losses.get)
     assert fair["gap"]["federated"]["value"] == pytest.approx(max(losses.values()) - min(losses.values()))
-    assert sorted(fair["harmed"] + fair["gained"] + fair["unclear"]) == sorted(losses)
+    assert sorted(fair["harmed"] + fair["gained"] + fair["unclear"] + fair["too_few"]) == sorted(losses)
 
 
 def test_joining_compares_what_each_hospital_would_have_alone(here, capsys, monkeypatch):
@@ -139,6 +139,7 @@ def test_joining_compares_what_each_hospital_would_have_alone(here, capsys, monk
             less = one[f"{what}_less_local"]
             assert less["value"] == pytest.approx(one[what]["value"] - one["local"]["value"])
             said = "helps" if less["high"] < 0 else "harms" if less["low"] > 0 else "unclear"
+            said = said if held_out[name]["terms"] >= 10 else "too_few"
             assert one["verdict"][what] == said
     assert "Does joining help each hospital?" in Path("out/report.html").read_text()
     digests = run["joining"]["adapter_sha256"]

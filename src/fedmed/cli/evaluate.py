@@ -133,7 +133,8 @@ def _print_held_out(found: dict[str, Any]) -> None:
         console.print(
             f"Worst off: {fair['worst']}; gap between hospitals {gap['base']['value']:.3f} before, "
             f"{gap['federated']['value']:.3f} after ({_interval(gap['delta'])}); least gain: {fair['least_gain']}; "
-            f"harmed: {', '.join(fair['harmed']) or 'none shown'}",
+            f"harmed: {', '.join(fair['harmed']) or 'none shown'}"
+            + (f"; too few records to tell: {', '.join(fair['too_few'])}" if fair["too_few"] else ""),
             highlight=False,
         )
 
@@ -143,18 +144,26 @@ def _print_joining(found: dict[str, Any]) -> None:
 
     title = "Does joining help? (held-out loss; a difference below zero says yes)"
     table = Table(title=title, title_justify="left")
-    for column in ("", "alone", "shared", "less alone, 95 %", "personal", "less alone, 95 %"):
+    for column in ("", "alone", "shared", "shared less alone, 95 %", "personalised"):
         table.add_column(column, justify="left" if not column else "right")
     for name, one in found["hospitals"].items():
         table.add_row(
-            name, f"{one['local']['value']:.3f}",
-            f"{one['shared']['value']:.3f}", _interval(one["shared_less_local"]),
-            f"{one['personalised']['value']:.3f}", _interval(one["personalised_less_local"]),
+            name, f"{one['local']['value']:.3f}", f"{one['shared']['value']:.3f}",
+            _interval(one["shared_less_local"]), f"{one['personalised']['value']:.3f}",
         )  # fmt: skip
     console.print(table)
     for name, one in found["hospitals"].items():
-        verdict = one["verdict"]
-        console.print(f"{name}: sharing {verdict['shared']}, personalised {verdict['personalised']}", highlight=False)
+        shared, own = (_VERDICTS[one["verdict"][what]] for what in ("shared", "personalised"))
+        less = _interval(one["personalised_less_local"])
+        console.print(f"{name}: the shared model {shared}; the personalised one, {less}, {own}", highlight=False)
+
+
+_VERDICTS = {
+    "helps": "helps",
+    "harms": "harms",
+    "unclear": "shows no difference",
+    "too_few": "has too few records to tell",
+}
 
 
 def _interval(one: dict[str, float]) -> str:

@@ -5,7 +5,8 @@ are drawn with replacement, the same ones for all models, so that what makes an 
 difference. Items of one group (questions on one term) are drawn together. 95 % percentile intervals.
 
 Not covered: another training with another seed; a choice of exam or setting made after looking at the figures; fewer
-than about ten groups, where any interval of this kind is too narrow. Source: Efron and Tibshirani 1993.
+than about ten groups, where any interval of this kind is too narrow; ``sign`` says nothing there.
+Source: Efron and Tibshirani 1993.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from fedmed.utils.random_streams import stream
 
 RESAMPLES = 2000
+MIN_DRAWN = 10
+"""Groups below which an interval of this kind is too narrow to say that there is a difference."""
 BASE, FEDERATED, DELTA = "base", "federated", "delta"
 _TAILS = (0.025, 0.975)
 _AT_ONCE = 2_000_000  # drawn places held in memory
@@ -38,6 +41,7 @@ class Resampled:
     names: tuple[str, ...]  # k
     value: NDArray[np.float64]  # [k]
     draws: NDArray[np.float64]  # [resamples, k]
+    drawn: int  # groups, or items where each stands alone
 
     def of(self, name: str) -> Interval:
         """One model's measure."""
@@ -48,6 +52,16 @@ class Resampled:
         """One model's measure less another's."""
         at, less = self.names.index(name), self.names.index(other)
         return interval(float(self.value[at] - self.value[less]), self.draws[:, at] - self.draws[:, less])
+
+    def sign(self, name: str, other: str) -> int | None:
+        """1 or -1: one model's measure is shown to lie above or below another's; 0: neither is; None: too few items.
+
+        Shown: the whole interval of the difference lies on one side of zero.
+        """
+        if self.drawn < MIN_DRAWN:
+            return None
+        less = self.difference(name, other)
+        return int(less.low > 0) - int(less.high < 0)
 
     def compared(self) -> dict[str, dict[str, float]]:
         """``base``, ``federated`` and ``delta`` (federated less base) as plain JSON values."""
@@ -100,7 +114,7 @@ def resample(
     for start in range(0, resamples, step):
         rows = random.integers(0, drawn, (min(step, resamples - start), drawn))
         draws[start : start + step] = _ratios(columns[rows].sum(axis=1))
-    return Resampled(tuple(models), _ratios(columns.sum(axis=0)[None])[0], draws)
+    return Resampled(tuple(models), _ratios(columns.sum(axis=0)[None])[0], draws, drawn)
 
 
 def _ratios(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -114,4 +128,4 @@ def mean_of(parts: Mapping[str, Resampled]) -> Resampled:
     values = [part.value for part in parts.values()]
     draws = [part.draws for part in parts.values()]
     names = next(iter(parts.values())).names
-    return Resampled(names, np.mean(values, axis=0), np.mean(draws, axis=0))
+    return Resampled(names, np.mean(values, axis=0), np.mean(draws, axis=0), sum(part.drawn for part in parts.values()))

@@ -25,9 +25,10 @@ class Fairness:
     gap: dict[str, dict[str, float]]  # highest less lowest loss: base, federated, delta
     least_gain: str  # hospital whose loss fell least, or rose
     most_gain: str
-    harmed: list[str]  # loss rose, the whole interval of the difference above zero
-    gained: list[str]  # loss fell, the whole interval below zero
+    harmed: list[str]  # loss is shown to have risen
+    gained: list[str]  # loss is shown to have fallen
     unclear: list[str]  # neither
+    too_few: list[str]  # with so few groups of records that nothing can be shown
 
 
 def fairness(hospitals: Mapping[str, Resampled]) -> Fairness | None:
@@ -44,17 +45,17 @@ def fairness(hospitals: Mapping[str, Resampled]) -> Fairness | None:
     after = {name: one.of(FEDERATED).value for name, one in hospitals.items()}
     change = {name: one.difference(FEDERATED, BASE) for name, one in hospitals.items()}
     by_change = sorted(change, key=lambda name: change[name].value)
-    harmed = [name for name, one in change.items() if one.low > 0]
-    gained = [name for name, one in change.items() if one.high < 0]
+    sign = {name: one.sign(FEDERATED, BASE) for name, one in hospitals.items()}
     return Fairness(
         worst=max(after, key=after.__getitem__),
         best=min(after, key=after.__getitem__),
         gap={name: asdict(one) for name, one in _gaps(hospitals).items()},
         least_gain=by_change[-1],
         most_gain=by_change[0],
-        harmed=harmed,
-        gained=gained,
-        unclear=[name for name in change if name not in harmed and name not in gained],
+        harmed=[name for name, one in sign.items() if one == 1],
+        gained=[name for name, one in sign.items() if one == -1],
+        unclear=[name for name, one in sign.items() if one == 0],
+        too_few=[name for name, one in sign.items() if one is None],
     )
 
 

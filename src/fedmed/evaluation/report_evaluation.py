@@ -12,7 +12,12 @@ from fedmed.evaluation import report_parts as part
 
 Json = dict[str, Any]
 
-_VERDICTS = {"helps": "helps", "harms": "harms", "unclear": "shows no difference"}
+_VERDICTS = {
+    "helps": "helps",
+    "harms": "harms",
+    "unclear": "shows no difference",
+    "too_few": "has too few records to tell",
+}
 _EXAMS = {"pubmedqa": "PubMedQA", "medmcqa": "MedMCQA", "medqa": "MedQA", "mmlu": "MMLU, medical"}
 _METRICS = (("rouge_l", "ROUGE-L"), ("word_f1", "F1 of words"))
 _DRAWN = (
@@ -61,7 +66,8 @@ def _fairness(found: Json) -> str:
         f"The gap from the lowest loss to the highest was {before:.3f} before training and is {after:.3f}{sure}.",
         f"Least gain: {part.esc(found.get('least_gain'))}; most: {part.esc(found.get('most_gain'))}.",
         f"Harmed, its loss having risen beyond what chance explains: <strong>{_names(found, 'harmed')}</strong>. "
-        f"Neither gain nor harm shown: {_names(found, 'unclear')}.",
+        f"Neither gain nor harm shown: {_names(found, 'unclear')}. "
+        f"Too few records to tell, whose intervals are too narrow: {_names(found, 'too_few')}.",
     ]
     return "<h3>Fairness</h3>" + "".join(f"<p>{line}</p>" for line in lines)
 

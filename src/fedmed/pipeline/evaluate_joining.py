@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmed.data.encode import EncodedRow
-from fedmed.evaluation.bootstrap import Interval, Resampled, resample
+from fedmed.evaluation.bootstrap import Resampled, resample
 from fedmed.evaluation.likelihood import RowScores, score_rows
 from fedmed.federated.algorithms import get_algorithm
 from fedmed.federated.runner import FederationState
@@ -160,7 +160,8 @@ def summarize_joining(
 
     Returns:
         ``hospitals``: each its losses in nats per answer token, ``shared_less_local`` and ``personalised_less_local``
-        (below zero: joining helps), and for both whether it ``helps``, ``harms`` or is ``unclear``.
+        (below zero: joining helps), and for both whether it ``helps``, ``harms``, is ``unclear`` or records are
+        ``too_few`` to tell.
     """
     told = {}
     for name, own in scored.items():
@@ -174,13 +175,11 @@ def summarize_joining(
 
 
 def _told(drawn: Resampled) -> dict[str, Any]:
-    shared, personalised = (drawn.difference(what, LOCAL) for what in (SHARED, PERSONALISED))
     return {what: asdict(drawn.of(what)) for what in (LOCAL, SHARED, PERSONALISED)} | {
-        "shared_less_local": asdict(shared),
-        "personalised_less_local": asdict(personalised),
-        "verdict": {SHARED: _verdict(shared), PERSONALISED: _verdict(personalised)},
+        "shared_less_local": asdict(drawn.difference(SHARED, LOCAL)),
+        "personalised_less_local": asdict(drawn.difference(PERSONALISED, LOCAL)),
+        "verdict": {what: _VERDICTS[drawn.sign(what, LOCAL)] for what in (SHARED, PERSONALISED)},
     }
 
 
-def _verdict(difference: Interval) -> str:
-    return "helps" if difference.high < 0 else "harms" if difference.low > 0 else "unclear"
+_VERDICTS = {-1: "helps", 1: "harms", 0: "unclear", None: "too_few"}

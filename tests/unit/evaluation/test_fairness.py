@@ -24,6 +24,7 @@ FOUR = {
     "gains most": hospital(3.2, -1.8, 0.1, 2),
     "harmed": hospital(2.0, +0.5, 0.1, 3),
     "unclear": hospital(2.5, 0.01, 1.0, 4),
+    "tiny": hospital(2.5, -1.0, 0.1, 5, records=9),
 }
 
 
@@ -31,6 +32,7 @@ def test_hospitals_are_told_apart_by_whether_their_interval_holds_zero() -> None
     found = fairness(FOUR)
     assert found is not None
     assert (found.gained, found.harmed, found.unclear) == (["gains", "gains most"], ["harmed"], ["unclear"])
+    assert found.too_few == ["tiny"]  # nine records cannot show a gain, however large it looks
     assert (found.least_gain, found.most_gain) == ("harmed", "gains most")
 
 

@@ -31,7 +31,7 @@ EVALUATION: dict[str, Any] = {
         "specialties": {"heart": entry(2.9, 2.4)},
         "fairness": {
             "worst": "south", "best": "north", "gap": measure(0.0, 1.2, 0.2), "least_gain": "south",
-            "most_gain": "north", "harmed": ["south"], "gained": ["north"], "unclear": [],
+            "most_gain": "north", "harmed": ["south"], "gained": ["north"], "unclear": [], "too_few": ["east"],
         },
     },
     "joining": {
@@ -75,6 +75,7 @@ def test_each_part_stands_on_the_page_with_its_intervals(tmp_path: Path) -> None
     assert "Worst off: south" in text
     assert "was 0.000 before training and is 1.200 (95 % interval of the change +1.000 to +1.400)" in text
     assert "Harmed, its loss having risen beyond what chance explains: south" in text
+    assert "Too few records to tell, whose intervals are too narrow: east" in text
     assert "heart 64" in text
     assert "north ROUGE-L 4 0.200" in text
     assert "north: the shared model helps; the personalised one shows no difference." in text
