@@ -86,16 +86,14 @@ def _print(found: dict[str, Any]) -> None:
         _line(f"{name.replace('_', ' ')}: {_between(one, '{:+.2f}')}")
     for name, one in (found["agreement"] or {}).items():
         alpha = one["krippendorff_alpha"]
-        others = [
-            f"{what} {one[what + '_kappa']:.2f}" for what in ("fleiss", "cohen") if one[what + "_kappa"] is not None
-        ]
-        told = _between(alpha, "{:.2f}") if alpha else "not defined: all ratings are the same"
-        _line(f"agreement on {name}: Krippendorff's alpha {told}" + "".join(f", {one} (kappa)" for one in others))
+        told = _between(alpha, "{:.2f}") if alpha else "not defined, all ratings are the same"
+        for who in ("fleiss", "cohen"):
+            if (kappa := one[f"{who}_kappa"]) is not None:
+                told += f", {who.capitalize()}'s kappa {kappa:.2f}"
+        _line(f"agreement on {name}: Krippendorff's alpha {told}")
     if found["agreement"] is None:
         _line("agreement: one rater agrees with nobody")
-    _line(
-        f"{found['raters']} raters, {found['rated']} ratings of questions, {found['left_out']} not whole and left out"
-    )
+    _line(f"{found['raters']} raters, {found['rated']} questions rated, {found['left_out']} left out as not whole")
 
 
 def _between(one: dict[str, float], shown: str) -> str:

@@ -29,6 +29,7 @@ from fedmed.evaluation.report_ratings import rated
 from fedmed.utils.files import sha256_file, write_atomic
 
 REPORT = "report.html"
+_AGENT_OFF = '<p class="missing">The coordinator agent was off, or has decided nothing.</p>'
 DIGESTS = (
     "adapter/adapter_model.safetensors", "config.yaml", "data_manifest.json", "rounds.jsonl", "baseline.json",
     "federated.json", "evaluation.json", "privacy_audit.json", "audit.jsonl",
@@ -103,7 +104,7 @@ def render(
             ("Hospitals and specialties, with intervals", evaluated.held_out(evaluation)),
             ("Does joining help each hospital?", evaluated.joining(evaluation)),
             ("Round by round", sections.curves(summary, rounds)),
-            ("What the coordinator agent decided", decisions(decided)),
+            ("What the coordinator agent decided", decisions(decided) or _AGENT_OFF),
             ("Against other ways to train", sections.comparison(summary)),
             ("Answers", sections.answers(summary)),
             ("Published exams", evaluated.exams(evaluation)),

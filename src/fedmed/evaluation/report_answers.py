@@ -26,7 +26,7 @@ def four_lines(summary: Json, evaluation: Json, audit: Json, gate: Json) -> str:
         ("Did it help each hospital?", _helped(summary, evaluation)),
         ("What did it cost in privacy?", _cost(part.table_of(summary, "privacy"), audit)),
         ("What would you sign?", _sign(gate)),
-        ("What is not covered?", _not_covered(summary)),
+        ("What is not covered?", _not_covered(summary, evaluation)),
     )
     return '<dl class="four">' + "".join(f"<div><dt>{name}</dt><dd>{told}</dd></div>" for name, told in asked) + "</dl>"
 
@@ -119,10 +119,12 @@ def _sign(gate: Json) -> str:
     return f"{about[0].upper()}{about[1:]}; everybody who must has signed."
 
 
-def _not_covered(summary: Json) -> str:
+def _not_covered(summary: Json, evaluation: Json) -> str:
+    rated = part.number(evaluation, "ratings", "questions")
+    right = "which no figure here measures" if rated is None else f"beyond the {rated:.0f} questions that people rated"
     listed = [str(item) for item in part.list_of(summary, "privacy", "not_covered")]
     also = f'; and {len(listed)} things that <a href="#privacy">no privacy guarantee covers</a>' if listed else ""
-    return f"Use with patients; whether an answer is right, which no figure here measures{also}."
+    return f"Use with patients; whether an answer is right, {right}{also}."
 
 
 def _listed(names: Sequence[Any]) -> str:

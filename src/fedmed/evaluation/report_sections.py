@@ -63,16 +63,18 @@ def _few_shot_sentence(
     if given is None:
         return ""
     many = _examples(examples) if examples else "Worked examples"
+    one = examples == 1
+    give, lower, themselves = ("gives", "lowers", "itself") if one else ("give", "lower", "themselves")
     if given <= 0:
-        return f"<p>{many} in the base model's prompt give none of that fall by themselves.</p>"
+        return f"<p>{many} in the base model's prompt {give} none of that fall by {themselves}.</p>"
     if given >= 1:
         return (
-            f"<p>{many} in the base model's prompt lower the loss as far as training did, or further: "
+            f"<p>{many} in the base model's prompt {lower} the loss as far as training did, or further: "
             "the fall does not show that training added knowledge.</p>"
         )
     return (
-        f"<p>{many} in the base model's prompt give <strong>{part.share(given)}</strong> of that fall by themselves: "
-        "that part may be the form of an answer.</p>"
+        f"<p>{many} in the base model's prompt {give} <strong>{part.share(given)}</strong> of that fall by "
+        f"{themselves}: that part may be the form of an answer.</p>"
     )
 
 

@@ -86,4 +86,5 @@ def test_what_is_not_covered_begins_with_patients_and_leads_to_the_list(full_sum
         "Use with patients; whether an answer is right, which no figure here measures; "
         "and 2 things that no privacy guarantee covers."
     )
+    assert "beyond the 30 questions that people rated" in answers(full_summary, {"ratings": {"questions": 30}})[3]
     assert 'href="#privacy"' in four_lines(full_summary, {}, {}, {})
