@@ -100,7 +100,7 @@ def _cost(privacy: Json, audit: Json) -> str:
 def _left(privacy: Json, spent: float) -> str:
     budget, delta = part.number(privacy, "example_budget"), part.number(privacy, "delta")
     at = "" if delta is None else f" at δ {delta:.0e}"
-    return at + ("" if budget is None else f", {max(0.0, budget - spent):.2g} left of {budget:g}")
+    return at + ("" if budget is None else f", {max(0.0, budget - spent):.2f} left of {budget:g}")
 
 
 def _sign(gate: Json) -> str:

@@ -47,16 +47,21 @@ def privacy(summary: Json) -> str:
 
 def _of_hospitals(hospitals: Json, budget: float | None) -> str:
     """Spent and left at each hospital; ledgers of several runs count all of them."""
-    rows = []
-    for name, one in hospitals.items():
-        record, hospital = part.number(one, "epsilon"), part.number(one, "hospital_epsilon")
-        left = "" if record is None or budget is None else f"{max(0.0, budget - record):.3g}"
-        rows.append([part.esc(name), *("" if value is None else f"{value:.3g}" for value in (record, hospital)), left])
-    if not rows:
+    columns: list[tuple[str, list[float | None]]] = [
+        ("ε of a record", [part.number(one, "epsilon") for one in hospitals.values()]),
+        ("ε of the hospital", [part.number(one, "hospital_epsilon") for one in hospitals.values()]),
+    ]
+    if budget is not None:
+        left = [None if spent is None else max(0.0, budget - spent) for spent in columns[0][1]]
+        columns.append((f"Left, of {budget:g}", left))
+    columns = [column for column in columns if any(value is not None for value in column[1])]
+    if not columns:
         return ""
-    of = "" if budget is None else f" of {budget:g}"
-    head = ["Hospital", "ε of a record", "ε of the hospital", f"Left for a record{of}"]
-    return part.table("Spent and left at each hospital", head, rows, optional=(2,))
+    rows = [
+        [part.esc(name), *("" if values[at] is None else f"{values[at]:.2f}" for _, values in columns)]
+        for at, name in enumerate(hospitals)
+    ]
+    return part.table("Spent and left at each hospital", ["Hospital", *(title for title, _ in columns)], rows)
 
 
 def attacked(audit: Json) -> str:

@@ -203,3 +203,12 @@ def test_the_fall_without_the_end_token_is_told_where_it_was_measured(tmp_path, 
     del full_summary["loss"]["without_end_token"]
     (tmp_path / "summary.json").write_text(json.dumps(full_summary), encoding="utf-8")
     assert "ends an answer" not in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_what_each_hospital_has_spent_and_has_left_is_told(tmp_path: Path, full_summary: dict[str, Any]) -> None:
+    full_summary["privacy"] |= {
+        "example_epsilon": 7.4, "example_budget": 8.0, "delta": 1e-5, "unit": "record",
+        "hospitals": {"hospital_A": {"epsilon": 7.4, "hospital_epsilon": None}, "hospital_B": {"epsilon": 8.1}},
+    }  # fmt: skip
+    text = words(page_of(tmp_path, full_summary))
+    assert "Hospital ε of a record Left, of 8 hospital_A 7.40 0.60 hospital_B 8.10 0.00" in text

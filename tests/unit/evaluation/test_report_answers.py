@@ -63,7 +63,7 @@ def test_privacy_is_told_as_bought_spent_and_attacked(full_summary) -> None:
     audit = {"audit": {"by_loss": {"auc": 0.52}, "by_ratio": {"auc": 0.61}}, "beyond": ["one"]}
     _, cost, *_ = answers(full_summary, {}, audit)
     assert cost == (
-        "ε 7.2 for one patient at δ 1e-05, 0.8 left of 8. Attacked: who was in it is guessed with AUC 0.61 "
+        "ε 7.2 for one patient at δ 1e-05, 0.80 left of 8. Attacked: who was in it is guessed with AUC 0.61 "
         "(0.5: not at all), beyond 1 of the limits."
     )
 
